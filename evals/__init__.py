@@ -1,0 +1,1 @@
+"""Evaluation of every stage on identical items, with intervals and paired tests."""
