@@ -1,0 +1,1 @@
+"""Everything that turns a response into a score, and the audit of that score."""
