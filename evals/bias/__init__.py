@@ -1,0 +1,1 @@
+"""Bias suites: what a model does differently when only the group changes."""
