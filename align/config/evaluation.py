@@ -1,0 +1,78 @@
+"""Evaluation tasks, the report and its gate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from align.config.base import Positive, Section
+from align.config.data import SourceConfig
+
+
+class TaskConfig(Section):
+    """One evaluation task. Fields that a kind does not use must stay unset."""
+
+    kind: Literal["classification", "translation", "perplexity", "counterfactual", "crows_pairs"]
+    """How samples are scored."""
+    data: SourceConfig
+    """The items."""
+    prompt: str | None = None
+    """Question with {column} placeholders (classification, translation)."""
+    target: str | None = None
+    """Column with the label (its index or text) or the reference translation."""
+    choices: tuple[str, ...] | None = None
+    """The answers to choose from (classification)."""
+    chat: bool = True
+    """Ask through the chat template; false: as plain text."""
+    max_new_tokens: Positive = 48
+    """Longest generated answer (translation)."""
+    groups: tuple[str, ...] = ()
+    """Columns that hold group membership (classification)."""
+
+
+class EvalsConfig(Section):
+    """The evaluation of every stage on identical items."""
+
+    tasks: dict[str, TaskConfig]
+    """Name -> task."""
+    prompts: Annotated[int, Field(ge=0)] = 128
+    """Held-out PPO prompts answered by every stage and scored by the reward model (0: none)."""
+    reward_bias: tuple[str, ...] = ()
+    """Names of counterfactual tasks on which the reward model is audited too."""
+    batch_tokens: Positive = 8192
+    """Tokens a forward pass, padding included."""
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
+    """Bootstrap resamples."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Coverage of every interval."""
+
+
+class GateRule(Section):
+    """One requirement on a number of the report."""
+
+    task: str
+    """Task name, or `reward_model`, `ppo`."""
+    metric: str
+    """Metric of that task."""
+    stage: str = "ppo"
+    """Stage whose number is judged."""
+    at_least: float | None = None
+    """The interval's lower end must not lie below this."""
+    at_most: float | None = None
+    """The interval's upper end must not lie above this."""
+    not_worse_than: str | None = None
+    """Stage to compare with; the paired difference must not be worse by more than `margin`."""
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    """Largest loss called no harm, in the metric's unit."""
+    minimum_n: Positive = 30
+    """Fewer items: insufficient evidence."""
+
+
+class ReportConfig(Section):
+    """What the report judges."""
+
+    title: str = ""
+    """Heading; default: the run's name."""
+    gate: tuple[GateRule, ...] = ()
+    """Requirements; the verdict line is their conjunction."""
