@@ -1,0 +1,193 @@
+"""Intervals against definitions, statsmodels, sacrebleu's own bootstrap, and by coverage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from evals.stats import (
+    Resampling,
+    bootstrap,
+    check_rows,
+    cluster_sums,
+    mean_error,
+    mean_estimate,
+    proportion_estimate,
+    resample_sums,
+    wilson,
+)
+
+
+def share(sums: np.ndarray) -> np.ndarray:
+    return sums[..., 0] / sums[..., 1]
+
+
+def pairs(values: np.ndarray) -> np.ndarray:
+    return np.stack([values, np.ones_like(values)], axis=1)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 9), (9, 9), (1, 10), (37, 250)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_wilson_equals_statsmodels(hits: int, n: int, confidence: float) -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
+    expected = proportion_confint(hits, n, alpha=1 - confidence, method="wilson")
+    assert wilson(hits, n, confidence) == pytest.approx(expected, abs=1e-12)
+
+
+def test_wilson_refuses_impossible_counts() -> None:
+    with pytest.raises(ValueError, match="3 of 2"):
+        wilson(3, 2)
+
+
+def test_cluster_sums_by_hand() -> None:
+    rows = np.array([[1.0, 1], [2, 1], [4, 1]])
+    # b holds rows 0 and 2: 1 + 4 = 5 of 2 items; a holds row 1.
+    assert cluster_sums(rows, ["b", "a", "b"]).tolist() == [[2, 1], [5, 2]]
+
+
+def test_resamples_draw_n_units_each_and_pair_columns() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 1))
+    stacked = np.concatenate([rows, rows * 3, np.ones((40, 1))], axis=1)
+    sums = resample_sums(stacked, Resampling(resamples=50))
+    assert sums.shape == (50, 3)
+    np.testing.assert_allclose(sums[:, 2], 40)
+    np.testing.assert_allclose(sums[:, 1], 3 * sums[:, 0])
+    assert len(np.unique(sums[:, 0])) == 50
+
+
+def test_resamples_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(size=(30, 2))
+    whole = resample_sums(rows, Resampling(resamples=20, seed=3))
+    monkeypatch.setattr("evals.stats._BLOCK", 30 * 7)
+    np.testing.assert_allclose(resample_sums(rows, Resampling(resamples=20, seed=3)), whole)
+
+
+def test_bootstrap_spread_equals_the_analytic_standard_error() -> None:
+    values = np.random.default_rng(1).normal(size=200)
+    sums = resample_sums(pairs(values), Resampling(resamples=20_000))
+    # SE of a mean under resampling: sd (divisor n) / sqrt n. 20,000 draws know it to 0.5 %.
+    expected = values.std() / math.sqrt(200)
+    assert np.std(share(sums)) == pytest.approx(expected, rel=0.02)
+
+
+def test_bca_equals_scipy() -> None:
+    values = np.random.default_rng(2).exponential(size=60)
+    ours = bootstrap(pairs(values), share, None, Resampling(resamples=20_000))
+    theirs = scipy_stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(0)
+    ).confidence_interval
+    # Two sets of draws: the ends' Monte Carlo error is about 1 % of the width.
+    width = theirs.high - theirs.low
+    assert ours.low == pytest.approx(theirs.low, abs=0.04 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.04 * width)
+    assert ours.value == pytest.approx(values.mean())
+    # A skewed sample: the interval must reach further to the right than to the left.
+    assert ours.high - ours.value > ours.value - ours.low
+
+
+def test_clustered_bootstrap_is_wider_when_items_repeat() -> None:
+    values = np.random.default_rng(3).normal(size=50)
+    repeated, labels = np.repeat(values, 4), [str(i) for i in range(50) for _ in range(4)]
+    draws = Resampling(resamples=5000)
+    single = bootstrap(pairs(values), share, None, draws)
+    clustered = bootstrap(pairs(repeated), share, labels, draws)
+    naive = bootstrap(pairs(repeated), share, None, draws)
+    # Four copies carry no information: the clustered interval is the single one, up to the order
+    # in which the clusters' names sort; treating the copies as items halves the width.
+    width = single.high - single.low
+    assert clustered.high - clustered.low == pytest.approx(width, rel=0.06)
+    assert naive.high - naive.low == pytest.approx(width / 2, rel=0.06)
+    assert clustered.n == 200
+
+
+def test_bootstrap_needs_two_units_and_a_defined_value() -> None:
+    one = bootstrap(np.array([[3.0, 4.0]]), share, None, Resampling(100))
+    assert one.value == 0.75
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
+    # Half of the replicates of [1 of 1, 0 of 0]... a rate per rare event: undefined in
+    # (1/2)^2 = 25 % of the draws, more than the 5 % that may be left out.
+    rare = bootstrap(
+        np.array([[1.0, 1.0], [0.0, 0.0]]),
+        lambda sums: np.divide(
+            sums[..., 0], sums[..., 1], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 1] > 0
+        ),
+        None,
+        Resampling(500),
+    )
+    assert rare.value == 1.0
+    assert math.isnan(rare.low)
+
+
+def test_all_equal_items_have_a_bootstrap_interval_of_no_width() -> None:
+    same = bootstrap(np.tile([0.1, 1.0], (20, 1)), share, None, Resampling(200))
+    assert same.low == pytest.approx(0.1, abs=1e-12)
+    assert same.high == pytest.approx(0.1, abs=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.empty((0, 2)), np.array([[np.nan, 1.0]])])
+def test_rows_that_are_missing_are_refused(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"at least one row|missing"):
+        check_rows(bad)
+
+
+def test_clustered_error_equals_statsmodels() -> None:
+    import statsmodels.api as sm
+
+    generator = np.random.default_rng(4)
+    labels = generator.integers(0, 12, size=100)
+    values = generator.normal(size=100) + labels * 0.2
+    fit = sm.OLS(values, np.ones(100)).fit(
+        cov_type="cluster", cov_kwds={"groups": labels, "use_correction": False}
+    )
+    mean, error, units = mean_error(values, [str(label) for label in labels])
+    assert (mean, units) == (pytest.approx(values.mean()), 12)
+    # statsmodels without its correction is Miller's formula; ours has C/(C-1) in the variance.
+    assert error == pytest.approx(fit.bse[0] * math.sqrt(12 / 11), rel=1e-9)
+
+
+def test_mean_interval_without_clusters_is_students() -> None:
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    estimate = mean_estimate(values)
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
+    assert estimate.n == 4
+
+
+def test_a_single_cluster_has_a_mean_but_no_interval() -> None:
+    estimate = mean_estimate(np.array([1.0, 3.0]), ["a", "a"])
+    assert estimate.value == 2.0
+    assert math.isnan(estimate.low)
+
+
+def test_clustered_proportion_stays_inside_and_keeps_a_width() -> None:
+    high = proportion_estimate(np.array([1.0, 1, 1, 0]), ["a", "a", "b", "b"])
+    # Cluster shares 1 and 1/2: SE = sqrt(2 (0.5^2 + 0.5^2)) / 4 = 0.25; t(1) = 12.7 leaves [0, 1].
+    assert (high.low, high.value, high.high) == (0.0, 0.75, 1.0)
+    sure = proportion_estimate(np.ones(40), ["a", "b"] * 20)
+    # Wilson of 2 of 2 by hand: low = 1 / (1 + z^2/2) = 1 / (1 + 1.9208) = 0.34238.
+    assert sure.low == pytest.approx(0.34238, abs=1e-5)
+    assert sure.high == 1.0
+
+
+@pytest.mark.parametrize("method", ["wilson", "t", "bootstrap"])
+def test_intervals_cover_the_truth_at_their_rate(method: str) -> None:
+    generator, covered, repeats = np.random.default_rng(5), 0, 400
+    for _ in range(repeats):
+        if method == "wilson":
+            truth, estimate = 0.2, proportion_estimate((generator.random(60) < 0.2) * 1.0)
+        elif method == "t":
+            shared = np.repeat(generator.normal(size=12), 5)
+            values = shared + generator.normal(size=60)
+            truth, estimate = 0.0, mean_estimate(values, [str(i // 5) for i in range(60)])
+        else:
+            rows = pairs(generator.exponential(size=80))
+            truth, estimate = 1.0, bootstrap(rows, share, None, Resampling(500))
+        covered += estimate.low <= truth <= estimate.high
+    # Binomial(400, 0.95): mean 380, sd 4.4; +-3.5 sd. A 31-fold too small SE covers about 5 %.
+    # BCa on 80 skewed items is known to cover 93 %, hence the lower allowance.
+    assert 360 <= covered <= 396
