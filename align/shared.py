@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from peft import LoraConfig as PeftLora
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from align.config import LoraConfig
 from align.errors import UserError
+from align.models import save_adapter
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -156,6 +157,15 @@ class SharedBase(nn.Module):
         finally:
             self.activate(before)
 
+    def train(self, mode: bool = True) -> SharedBase:
+        """Stay in evaluation mode: dropout is off in every part, whatever a trainer asks for."""
+        return super().train(False)
+
+    @property
+    def generation_config(self) -> Any:
+        """Generation settings of the base, which transformers' trainer keeps in step."""
+        return self._causal.generation_config
+
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Last hidden states of the trunk under the adapter in force.
 
@@ -206,11 +216,19 @@ class SharedBase(nn.Module):
                 remedy="use the adapter with the base model it was trained on",
             )
 
-    def peft_config(self, name: str) -> PeftLora:
-        """The peft configuration of an adapter."""
-        assert isinstance(self._model, PeftModel)
-        config: PeftLora = self._model.peft_config[name]
-        return config
+    def save_adapter(self, name: str, folder: Path, *, head: bool = False) -> None:
+        """Write an adapter as a peft folder, and its scalar head beside it if wanted."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_adapter(self._model, name, folder)
+        if head:
+            state = {key: value.contiguous() for key, value in self.heads[name].state_dict().items()}
+            save_file(state, folder / "head.safetensors")
+
+    def restore_adapter(self, name: str, folder: Path, *, head: bool = False) -> None:
+        """Put back what `save_adapter` wrote into an adapter that exists here."""
+        self._load_weights(name, folder)
+        if head:
+            self.heads[name].load_state_dict(load_file(folder / "head.safetensors"))
 
     def _load_weights(self, name: str, folder: Path) -> None:
         """Load a saved adapter; heads saved beside it are left to their owners."""
@@ -235,7 +253,7 @@ def initial_head(hidden_size: int, seed: int) -> Tensor:
 
 
 def _peft_settings(lora: LoraConfig | None, folder: Path | None) -> PeftLora:
-    """peft's configuration of a fresh adapter, or the one saved in a folder (dropout off)."""
+    """Configuration of a fresh adapter, or the one saved in a folder (dropout off)."""
     if folder is not None:
         if not (folder / "adapter_config.json").is_file():
             raise UserError("no adapter_config.json", where=str(folder))

@@ -1,0 +1,143 @@
+"""Sampling from a causal language model with a passed generator.
+
+One loop for PPO's rollouts, evaluation and chat: left-padded prompts, key-value cache, positions
+that do not depend on padding, the log-probability of every sampled token, and no waiting for
+finished rows - they leave the batch once half of it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw a response.
+
+    Attributes:
+        max_new_tokens: Most tokens of a response, EOS included.
+        stop_ids: Token ids that end a response and belong to it.
+        temperature: Divides the logits; 0 takes the most likely token.
+        pad_id: Filler for left padding; never attended to.
+    """
+
+    max_new_tokens: int
+    stop_ids: frozenset[int]
+    temperature: float = 1.0
+    pad_id: int = 0
+
+
+class Response(NamedTuple):
+    """One sampled response: ids with the stop token, their log-probabilities, ended by itself."""
+
+    ids: list[int]
+    logprobs: list[float]
+    finished: bool
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as (B, P) ids and (B, P) int64 mask, real tokens on the right."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    generator: torch.Generator | None = None,
+) -> list[Response]:
+    """Sample one response to each prompt.
+
+    Args:
+        model: Causal LM with the wanted adapter in force.
+        prompts: Token ids, at least one token each.
+        sampling: Length, stop ids, temperature.
+        generator: Source of randomness on the CPU; needed unless the temperature is 0.
+
+    Returns:
+        Responses in the order of the prompts. Log-probabilities are those of the distribution
+        sampled from, that is at the sampling temperature.
+    """
+    ids, mask = (part.to(model.device) for part in pad_left(prompts, sampling.pad_id))
+    state = _Batch(model, ids, mask)
+    tokens: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
+    alive = list(range(len(prompts)))
+    done = [False] * len(prompts)
+    for _ in range(sampling.max_new_tokens):
+        chosen, chosen_logprobs = _draw(state.logits, sampling.temperature, generator)
+        for row, token, logprob in zip(
+            alive, chosen.tolist(), chosen_logprobs.tolist(), strict=True
+        ):
+            if not done[row]:
+                tokens[row].append(token)
+                logprobs[row].append(logprob)
+                done[row] = token in sampling.stop_ids
+        waiting = [i for i, row in enumerate(alive) if not done[row]]
+        if not waiting or len(tokens[alive[waiting[0]]]) == sampling.max_new_tokens:
+            break
+        if 2 * len(waiting) <= len(alive):
+            chosen = chosen[state.keep(waiting)]
+            alive = [alive[i] for i in waiting]
+        state.step(chosen)
+    return [Response(*row) for row in zip(tokens, logprobs, done, strict=True)]
+
+
+def _draw(
+    logits: Tensor, temperature: float, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Token ids (B,) and their log-probabilities (B,) from logits (B, V)."""
+    scaled = logits.float() / temperature if temperature > 0 else logits.float()
+    logprobs = scaled.log_softmax(-1)
+    if temperature == 0:
+        chosen = logprobs.argmax(-1)
+    else:
+        draws = torch.rand(len(logprobs), 1, generator=generator).to(logprobs.device)
+        # inverse of the cumulative distribution: one draw a row, whatever the device
+        cumulative = logprobs.exp().cumsum(-1)
+        chosen = torch.searchsorted(cumulative, draws * cumulative[:, -1:]).squeeze(-1)
+        chosen = chosen.clamp_max(logits.shape[-1] - 1)
+    return chosen, logprobs.gather(-1, chosen[:, None]).squeeze(-1)
+
+
+class _Batch:
+    """The rows still being sampled: cache, mask and the logits of the next token."""
+
+    def __init__(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> None:
+        self.model, self.mask = model, mask
+        self.cache = DynamicCache(config=model.config)
+        self._forward(ids, (mask.cumsum(-1) - 1).clamp_min(0))
+
+    def step(self, chosen: Tensor) -> None:
+        """Append one token (B,) to every row."""
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        self._forward(chosen[:, None], self.mask.sum(-1, keepdim=True) - 1)
+
+    def keep(self, rows: list[int]) -> Tensor:
+        """Drop all rows but these; returns their indices."""
+        index = torch.tensor(rows, device=self.mask.device)
+        self.cache.batch_select_indices(index)
+        self.mask = self.mask[index]
+        return index
+
+    def _forward(self, ids: Tensor, positions: Tensor) -> None:
+        """Run the model on new tokens (B, n) and keep the last logits (B, V)."""
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.logits: Tensor = output.logits[:, -1]
