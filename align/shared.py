@@ -66,7 +66,7 @@ class SharedBase(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the base."""
-        return self._causal.device
+        return torch.device(self._causal.device)
 
     @property
     def active_adapter(self) -> str | None:
@@ -221,7 +221,9 @@ class SharedBase(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         save_adapter(self._model, name, folder)
         if head:
-            state = {key: value.contiguous() for key, value in self.heads[name].state_dict().items()}
+            state = {
+                key: value.contiguous() for key, value in self.heads[name].state_dict().items()
+            }
             save_file(state, folder / "head.safetensors")
 
     def restore_adapter(self, name: str, folder: Path, *, head: bool = False) -> None:

@@ -31,7 +31,9 @@ class Advantages(NamedTuple):
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     """Sum over the masked entries; what stands elsewhere (even NaN) does not count."""
-    return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device)).sum()
+    return torch.where(
+        mask, values, torch.zeros((), dtype=values.dtype, device=values.device)
+    ).sum()
 
 
 def masked_mean(values: Tensor, mask: Tensor, reduce: Reduce = local) -> Tensor:
@@ -103,7 +105,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     following_advantage = torch.zeros_like(values[:, 0])
     for t in range(values.shape[1] - 1, -1, -1):
         delta = rewards[:, t] + gamma * following_value - values[:, t]
-        following_advantage = torch.where(mask[:, t], delta + gamma * lam * following_advantage, zero)
+        following_advantage = torch.where(
+            mask[:, t], delta + gamma * lam * following_advantage, zero
+        )
         advantages[:, t] = following_advantage
         following_value = values[:, t]
     return Advantages(advantages, torch.where(mask, advantages + values, zero))

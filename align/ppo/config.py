@@ -17,7 +17,7 @@ def _help(text: str, default: Any) -> Any:
 
 
 @dataclass
-class PPOConfig(TrainingArguments):
+class PPOConfig(TrainingArguments):  # type: ignore[misc]  # transformers is untyped
     """`transformers.TrainingArguments` with PPO's arguments.
 
     One update samples `per_device_train_batch_size * gradient_accumulation_steps *
@@ -53,7 +53,7 @@ class PPOConfig(TrainingArguments):
     lam: float = _help("Lambda of GAE.", 0.95)
     whiten_rewards: bool = _help("Scale rewards to variance 1 (mean kept).", False)
     score_clip: float | None = _help("Scores are clipped to +- this.", None)
-    truncation: Truncation = _help(
+    truncation: Truncation = _help(  # noqa: RUF009 - a field, as transformers spells it
         "What a response without EOS gets: penalty, replace, bootstrap, none.", "penalty"
     )
     truncation_penalty: float = _help("Subtracted (penalty) or put in place (replace).", 1.0)
@@ -81,7 +81,7 @@ class PPOConfig(TrainingArguments):
     def local_rollout_size(self) -> int:
         """Responses one process samples for one update."""
         sequences = self.per_device_train_batch_size * self.gradient_accumulation_steps
-        return sequences * self.num_mini_batches
+        return int(sequences * self.num_mini_batches)
 
     @property
     def updates_total(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from align.ppo.advantages import gae, scale_to_unit_variance, whiten
@@ -87,4 +86,3 @@ def _rewards(measured: Rollout, scores: Tensor, beta: float, shaping: Shaping) -
     if shaping.whiten_rewards:
         rewards = scale_to_unit_variance(rewards, measured.mask)
     return rewards
-

@@ -53,7 +53,9 @@ def name_of(function: RewardFunction) -> str:
 def _checked(scores: Sequence[float | None], expected: int, name: str) -> Tensor:
     """Scores as a tensor, after checking their number and that each is finite."""
     if len(scores) != expected:
-        raise UserError(f"reward function {name} gave {len(scores)} scores for {expected} responses")
+        raise UserError(
+            f"reward function {name} gave {len(scores)} scores for {expected} responses"
+        )
     for row, score in enumerate(scores):
         if score is None or not math.isfinite(score):
             raise UserError(f"reward function {name} gave {score!r} for response {row}")

@@ -18,7 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+)
 
 from align.artifacts import write_json_atomic
 from align.config import LoraConfig
@@ -30,7 +36,13 @@ from align.ppo.experience import collect
 from align.ppo.losses import policy_loss, value_loss
 from align.ppo.prompts import PromptBatch, PromptSet, scheduled_indices, stream
 from align.ppo.rewards import AdaptiveKL, kl_estimates
-from align.ppo.rollout import Rollout, response_hidden, start_rollout, state_values, token_statistics
+from align.ppo.rollout import (
+    Rollout,
+    response_hidden,
+    start_rollout,
+    state_values,
+    token_statistics,
+)
 from align.ppo.scoring import RewardFunction, score_responses
 from align.ppo.watch import Watch
 from align.shared import SharedBase
@@ -70,6 +82,8 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """
 
     args: PPOConfig
+    optimizer: torch.optim.Optimizer | None
+    control: TrainerControl
 
     def __init__(
         self,
@@ -123,13 +137,12 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         if self.optimizer is None:
             kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args, model)
             critic_rate = self.args.critic_learning_rate or self.args.learning_rate
-            groups = [
+            groups: list[dict[str, Any]] = [
                 {"params": self.shared.trainable_parameters("policy")},
                 {"params": self.shared.trainable_parameters("critic"), "lr": critic_rate},
             ]
             self.optimizer = kind([group | {"weight_decay": 0.0} for group in groups], **options)
-        optimizer: torch.optim.Optimizer = self.optimizer
-        return optimizer
+        return self.optimizer
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, int], num_items_in_batch: Any = None
@@ -221,7 +234,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     @property
     def _micro_steps(self) -> int:
         """Micro-batches of one update."""
-        return self.args.steps_per_update * self.args.gradient_accumulation_steps
+        return int(self.args.steps_per_update * self.args.gradient_accumulation_steps)
 
     def _collect(self, update: int) -> Rollout:
         """Sample, score and measure the responses of one update."""
@@ -275,7 +288,11 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             index = torch.arange(first, min(first + size, len(rollout)), device=shared.device)
             part = rollout.rows(index)
             measured: dict[str, Tensor] = {}
-            for adapter, name in (("policy", "logprobs"), (None, "reference"), ("critic", "values")):
+            for adapter, name in (
+                ("policy", "logprobs"),
+                (None, "reference"),
+                ("critic", "values"),
+            ):
                 with shared.active(adapter), self.compute_loss_context_manager():
                     hidden = response_hidden(shared, part)
                     measured[name] = (
@@ -312,7 +329,12 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
                 hidden = response_hidden(shared, part)
                 statistics = token_statistics(shared, hidden, part.response_ids, args.temperature)
             policy = policy_loss(
-                statistics.logprobs, part.logprobs, part.advantages, part.mask, tokens, args.cliprange
+                statistics.logprobs,
+                part.logprobs,
+                part.advantages,
+                part.mask,
+                tokens,
+                args.cliprange,
             )
             self.accelerator.backward(policy.loss)
         entropy = float(torch.where(part.mask, statistics.entropy, 0.0).sum())
