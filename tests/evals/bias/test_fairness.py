@@ -1,0 +1,198 @@
+"""Group tables and comparisons against hand counts, scikit-learn, fairlearn and statsmodels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fairlearn import metrics as fair
+from sklearn import metrics as sk
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+
+from evals.bias.disparity import group_differences, group_gaps, newcombe
+from evals.bias.fairness import group_table
+from evals.stats import Resampling
+
+FEW = Resampling(resamples=200)
+# group a: 5 items, labels 1 1 1 0 0, predictions 1 1 0 1 0; group b: 4 items, all labels 0.
+LABELS = [1, 1, 1, 0, 0, 0, 0, 0, 0]
+PREDICTIONS = [1, 1, 0, 1, 0, 1, 0, 0, 0]
+GENDER = ["a"] * 5 + ["b"] * 4
+
+
+def _pick(rows: list[dict[str, Any]], **keys: str) -> dict[str, Any]:
+    (row,) = [row for row in rows if all(row[key] == value for key, value in keys.items())]
+    return row
+
+
+def _random(n: int = 400) -> tuple[list[int], list[int], list[str]]:
+    rng = np.random.default_rng(5)
+    groups = rng.choice(["x", "y", "z"], size=n, p=[0.5, 0.45, 0.05])
+    labels = rng.integers(0, 2, n)
+    predictions = np.where(rng.random(n) < 0.7, labels, 1 - labels)
+    return labels.tolist(), predictions.tolist(), groups.tolist()
+
+
+def test_rates_by_hand() -> None:
+    rows = group_table(LABELS, PREDICTIONS, {"gender": GENDER}, resampling=FEW)
+    expected = {
+        # tp 2, fn 1, fp 1, tn 1
+        ("a", "accuracy"): (3, 5),
+        ("a", "selection_rate"): (3, 5),
+        ("a", "true_positive_rate"): (2, 3),
+        ("a", "false_positive_rate"): (1, 2),
+        ("a", "f1"): (4, 6),
+        # fp 1, tn 3
+        ("b", "accuracy"): (3, 4),
+        ("b", "selection_rate"): (1, 4),
+        ("b", "false_positive_rate"): (1, 4),
+        ("b", "f1"): (0, 1),
+    }
+    for (group, metric), (numerator, denominator) in expected.items():
+        row = _pick(rows, group=group, metric=metric)
+        assert (row["numerator"], row["denominator"]) == (numerator, denominator)
+        assert row["value"] == pytest.approx(numerator / denominator)
+        assert row["n"] == (5 if group == "a" else 4)
+        assert row["flag"] == "n < 30"
+
+
+def test_a_rate_without_eligible_items_is_undefined_and_not_zero() -> None:
+    rows = group_table(LABELS, PREDICTIONS, {"gender": GENDER}, resampling=FEW)
+    row = _pick(rows, group="b", metric="true_positive_rate")
+    assert row["value"] is None
+    assert row["flag"] == "undefined: no eligible item"
+
+
+def test_values_equal_fairlearn_and_intervals_equal_statsmodels() -> None:
+    labels, predictions, groups = _random()
+    rows = group_table(labels, predictions, {"g": groups}, resampling=FEW)
+    y, guess, names = np.array(labels), np.array(predictions), np.array(groups)
+    functions = {
+        "selection_rate": fair.selection_rate,
+        "true_positive_rate": fair.true_positive_rate,
+        "false_positive_rate": fair.false_positive_rate,
+        "accuracy": sk.accuracy_score,
+        "f1": sk.f1_score,
+    }
+    for group in "xyz":
+        inside = names == group
+        for metric, function in functions.items():
+            row = _pick(rows, group=group, metric=metric)
+            assert row["value"] == pytest.approx(function(y[inside], guess[inside]))
+            if metric != "f1":
+                ends = proportion_confint(row["numerator"], row["denominator"], method="wilson")
+                assert (row["low"], row["high"]) == pytest.approx(ends)
+    small = {row["flag"] for row in rows if row["group"] == "z"}
+    large = {row["flag"] for row in rows if row["group"] == "x"}
+    assert (small, large) == ({"n < 30"}, {""})
+
+
+def test_several_classes_have_accuracy_and_macro_f1_alone() -> None:
+    labels = ["red", "blue", "green", "red", "blue", "red"]
+    guess = ["red", "green", "green", "blue", "blue", "red"]
+    rows = group_table(labels, guess, {"g": ["p"] * 4 + ["q"] * 2}, resampling=FEW)
+    assert {row["metric"] for row in rows} == {"accuracy", "macro_f1"}
+    for group, part in (("p", slice(0, 4)), ("q", slice(4, 6))):
+        expected = sk.f1_score(labels[part], guess[part], average="macro", zero_division=0)
+        assert _pick(rows, group=group, metric="macro_f1")["value"] == pytest.approx(expected)
+
+
+def test_a_named_positive_class_turns_the_rates() -> None:
+    labels, guess = ["bad", "bad", "good", "good"], ["bad", "good", "good", "good"]
+    rows = group_table(labels, guess, {"g": ["p"] * 4}, positive="bad", resampling=FEW)
+    assert _pick(rows, metric="selection_rate")["value"] == 0.25
+    assert _pick(rows, metric="true_positive_rate")["value"] == 0.5
+    assert _pick(rows, metric="false_positive_rate")["value"] == 0.0
+
+
+def test_unknown_groups_and_intersections_are_shown() -> None:
+    groups = {"gender": ["w", None, "m", "m"], "age": ["old", "old", "young", None]}
+    rows = group_table([1, 0, 1, 0], [1, 1, 1, 0], groups, resampling=FEW)
+    sizes = {(r["attribute"], r["group"]): r["n"] for r in rows if r["metric"] == "accuracy"}
+    assert sizes == {
+        ("gender", "m"): 2,
+        ("gender", "unknown"): 1,
+        ("gender", "w"): 1,
+        ("age", "old"): 2,
+        ("age", "unknown"): 1,
+        ("age", "young"): 1,
+        ("gender & age", "m & unknown"): 1,
+        ("gender & age", "m & young"): 1,
+        ("gender & age", "unknown & old"): 1,
+        ("gender & age", "w & old"): 1,
+    }
+
+
+def test_tables_refuse_what_they_cannot_judge() -> None:
+    with pytest.raises(ValueError, match="one prediction a label"):
+        group_table([], [], {"g": []})
+    with pytest.raises(ValueError, match="one prediction a label"):
+        group_table([1], [1, 0], {"g": ["a"]})
+    with pytest.raises(ValueError, match="'g' for 2 items"):
+        group_table([1, 0], [1, 0], {"g": ["a"]})
+    with pytest.raises(ValueError, match="two classes"):
+        group_table(["x", "y"], ["z", "x"], {"g": ["a", "a"]}, positive="x")
+
+
+@pytest.mark.parametrize(("a", "b"), [((3, 5), (1, 4)), ((0, 9), (7, 7)), ((56, 70), (48, 80))])
+def test_newcombe_equals_statsmodels(a: tuple[int, int], b: tuple[int, int]) -> None:
+    ends = confint_proportions_2indep(*a, *b, compare="diff", method="newcomb")
+    assert newcombe(a, b) == pytest.approx(ends)
+
+
+def test_newcombe_reproduces_the_published_example() -> None:
+    # Newcombe 1998, table II, example (a): 56/70 - 48/80, method 10 (score): 0.0524 to 0.3339.
+    assert newcombe((56, 70), (48, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+
+
+def test_differences_are_signed_and_span_demographic_parity_and_equalised_odds() -> None:
+    rows = group_differences(LABELS, PREDICTIONS, {"gender": GENDER})
+    signed = {row["metric"]: row["value"] for row in rows}
+    # 3/5 - 3/4, 3/5 - 1/4, 1/2 - 1/4; no positive in b, so no difference of true positive rates
+    assert signed == pytest.approx(
+        {"accuracy": -0.15, "selection_rate": 0.35, "false_positive_rate": 0.25}
+    )
+    labels, guess, groups = _random()
+    table = {
+        (r["metric"], r["group_a"], r["group_b"]): abs(r["value"])
+        for r in group_differences(labels, guess, {"g": groups})
+    }
+    parity = max(v for (metric, *_), v in table.items() if metric == "selection_rate")
+    odds = max(v for (metric, *_), v in table.items() if metric.endswith("positive_rate"))
+    assert parity == pytest.approx(
+        fair.demographic_parity_difference(labels, guess, sensitive_features=groups)
+    )
+    assert odds == pytest.approx(
+        fair.equalized_odds_difference(labels, guess, sensitive_features=groups)
+    )
+
+
+def test_gap_p_is_small_for_a_real_gap_and_uniform_without_one() -> None:
+    groups = ["a"] * 40 + ["b"] * 40
+    apart = group_gaps([1] * 80, [1] * 36 + [0] * 4 + [1] * 16 + [0] * 24, {"g": groups})
+    row = _pick(apart, metric="true_positive_rate")
+    assert row["value"] == pytest.approx(0.5)  # 36/40 - 16/40
+    assert row["p"] < 0.002
+    rng = np.random.default_rng(0)
+    p_values = []
+    for _ in range(60):
+        guess = rng.integers(0, 2, 80).tolist()
+        rows = group_gaps([1] * 80, guess, {"g": groups}, resampling=Resampling(resamples=100))
+        p_values.append(_pick(rows, metric="selection_rate")["p"])
+    # Ties make the p conservative: mean a little over a half, and few below .1 (6 expected).
+    assert 0.4 < float(np.mean(p_values)) < 0.75
+    assert sum(p < 0.1 for p in p_values) <= 12
+
+
+def test_gap_leaves_the_unknown_group_out() -> None:
+    rows = group_gaps([1, 1, 1, 0], [1, 1, 0, 0], {"g": ["a", "b", None, None]}, resampling=FEW)
+    assert _pick(rows, metric="accuracy")["value"] == 0.0
+    assert _pick(rows, metric="accuracy")["n"] == 2
+
+
+def test_difference_p_is_fishers_exact_by_hand() -> None:
+    # 3 of 3 against 0 of 3: of the C(6,3) = 20 ways to place the hits two are as extreme.
+    (row,) = group_differences(["u"] * 6, ["u"] * 3 + ["v"] * 3, {"g": list("aaabbb")})
+    assert row["p"] == pytest.approx(2 / 20)
+    assert row["value"] == 1.0
