@@ -1,0 +1,298 @@
+"""Log-likelihoods and generation whose numbers do not depend on batch size, padding or order.
+
+Sequences are padded on the right, where causal attention never looks; the vocabulary head runs
+only at scored positions; log-softmax is float32 whatever the model's type. Batches hold a number
+of tokens, not of sequences; running out of memory halves it and goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from align.generation import Response, Sampling, generate
+from align.progress import NullProgress, Progress
+from evals.requests import Request, batches, merge_prefixes, prefix_id, windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Most logits in memory at once: 2^25 float32 are 128 MB.
+_LOGITS = 2**25
+# Responses are sampled in blocks of this size whatever the budget, so that draws stay the same.
+_SAMPLED_TOGETHER = 64
+
+
+Outcome = TypeVar("Outcome")
+
+
+class LogLikelihoods(NamedTuple):
+    """Scores of N requests; NaN where one cannot be scored (see `Engine.problem`)."""
+
+    sums: NDArray[np.float64]
+    """Summed log-probability of the continuation in nats, (N,)."""
+    tokens: NDArray[np.int64]
+    """Tokens of the continuation, (N,)."""
+    greedy: NDArray[np.bool_]
+    """Whether every token of the continuation is the most likely one, (N,)."""
+
+
+class Engine:
+    """Scores and samples with one model.
+
+    Args:
+        model: Causal LM in evaluation mode, adapters merged.
+        tokenizer: Its tokenizer, with BOS or EOS.
+        batch_tokens: Tokens a forward pass, padding included.
+        progress: Where to report.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_tokens: int = 8192,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.batch_tokens = batch_tokens
+        self.progress = progress or NullProgress()
+        self.label = "scoring"
+        self.device = model.device
+        self.prefix_id = prefix_id(tokenizer)
+        self.max_length = _context_length(model)
+        self._head = _split_head(model)
+        self._stops: dict[str, frozenset[int]] = {}
+
+    def problem(self, request: Request) -> str | None:
+        """Why a request cannot be scored; None if it can."""
+        if not request.continuation:
+            return "empty response"
+        if len(request.context) + len(request.continuation) - 1 > self.max_length:
+            return f"longer than the model's {self.max_length} tokens"
+        return None
+
+    def loglikelihoods(self, requests: Sequence[Request]) -> LogLikelihoods:
+        """Log-probability of each continuation given its context, in the order of the requests.
+
+        An empty context stands for BOS (else EOS). A request that does not fit the model is never
+        cut: its sum is NaN.
+        """
+        whole = [Request(r.context or (self.prefix_id,), r.continuation) for r in requests]
+        usable = [index for index, r in enumerate(whole) if self.problem(r) is None]
+        hosts = merge_prefixes([whole[index] for index in usable])
+        sums = np.full(len(whole), np.nan)
+        greedy = np.zeros(len(whole), dtype=np.bool_)
+
+        def run(batch: list[int]) -> list[list[tuple[float, bool]]]:
+            rows = [hosts[index].ids for index in batch]
+            wanted = [[whole[usable[m]] for m in hosts[index].members] for index in batch]
+            return self._score(rows, wanted)
+
+        scored = self._in_batches([len(host.ids) for host in hosts], run)
+        for host, results in zip(hosts, scored, strict=True):
+            for member, (total, best) in zip(host.members, results, strict=True):
+                sums[usable[member]], greedy[usable[member]] = total, best
+        tokens = np.array([len(r.continuation) for r in whole], dtype=np.int64)
+        return LogLikelihoods(sums, tokens, greedy)
+
+    def rolling(self, texts: Sequence[str]) -> LogLikelihoods:
+        """Log-likelihood of whole documents in disjoint windows of the model's length.
+
+        The first token is predicted from BOS, else EOS. An empty document is NaN.
+        """
+        requests: list[Request] = []
+        owners: list[int] = []
+        for index, text in enumerate(texts):
+            ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            parts = list(windows(ids, self.prefix_id, self.max_length))
+            requests += parts
+            owners += [index] * len(parts)
+        scores = self.loglikelihoods(requests)
+        sums, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)
+        greedy = np.ones(len(texts), dtype=np.bool_)
+        np.add.at(sums, owners, scores.sums)
+        np.add.at(tokens, owners, scores.tokens)
+        np.logical_and.at(greedy, owners, scores.greedy)
+        return LogLikelihoods(np.where(tokens > 0, sums, np.nan), tokens, greedy & (tokens > 0))
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: str = ""
+    ) -> list[Response]:
+        """Most likely responses (greedy), in the order of the prompts.
+
+        Args:
+            prompts: Token ids.
+            max_new_tokens: Longest response; prompts too long for it raise ValueError.
+            stop: A character that ends a response too; its token is part of the response.
+        """
+        self._check_room(prompts, max_new_tokens)
+        sampling = self._sampling(max_new_tokens, 0.0, stop)
+        lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+        return self._in_batches(
+            lengths, lambda batch: generate(self.model, [prompts[i] for i in batch], sampling)
+        )
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, seed: int
+    ) -> list[Response]:
+        """Sampled responses, in the order of the prompts; the same for any order and batch size.
+
+        Draws are made in fixed blocks of the sorted prompts with a generator each, seeded by the
+        block's content, so a response depends on the set of prompts and the seed alone.
+        """
+        self._check_room(prompts, max_new_tokens)
+        sampling = self._sampling(max_new_tokens, temperature, "")
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
+        responses: dict[int, Response] = {}
+        with self.progress.task(self.label, len(prompts)) as task:
+            for start in range(0, len(order), _SAMPLED_TOGETHER):
+                block = order[start : start + _SAMPLED_TOGETHER]
+                generator = torch.Generator().manual_seed(_seed(seed, start))
+                rows = [prompts[index] for index in block]
+                drawn = generate(self.model, rows, sampling, generator)
+                responses.update(zip(block, drawn, strict=True))
+                task.advance(len(block))
+        return [responses[index] for index in range(len(prompts))]
+
+    def _check_room(self, prompts: Sequence[Sequence[int]], new: int) -> None:
+        """Refuse prompts that leave no room for a response."""
+        longest = max((len(prompt) for prompt in prompts), default=0)
+        if longest + new > self.max_length:
+            raise ValueError(
+                f"a prompt of {longest} tokens and {new} new ones exceed {self.max_length}"
+            )
+
+    def _sampling(self, new: int, temperature: float, stop: str) -> Sampling:
+        """Settings of the sampling loop; pads are never attended to, so EOS serves as one."""
+        stops = frozenset({int(self.tokenizer.eos_token_id)}) | self._stop_ids(stop)
+        return Sampling(new, stops, temperature, pad_id=int(self.tokenizer.eos_token_id))
+
+    def _stop_ids(self, stop: str) -> frozenset[int]:
+        """Tokens whose text contains the stop character."""
+        if stop and stop not in self._stops:
+            size = len(self.tokenizer)
+            texts = self.tokenizer.batch_decode([[index] for index in range(size)])
+            self._stops[stop] = frozenset(i for i, text in enumerate(texts) if stop in text)
+        return self._stops.get(stop, frozenset())
+
+    def _in_batches(
+        self, lengths: Sequence[int], run: Callable[[list[int]], list[Outcome]]
+    ) -> list[Outcome]:
+        """Call `run` on index batches by token budget; results in the order of `lengths`.
+
+        Out of memory halves the budget for what is left; one sequence that does not fit raises.
+        """
+        results: dict[int, Outcome] = {}
+        waiting = list(range(len(lengths)))
+        with self.progress.task(self.label, len(lengths)) as task:
+            while waiting:
+                left: list[int] = []
+                plan = batches([lengths[index] for index in waiting], self.batch_tokens)
+                for batch in ([waiting[i] for i in part] for part in plan):
+                    done = None if left else self._attempt(batch, run)
+                    if done is None:
+                        left += batch
+                        continue
+                    results.update(zip(batch, done, strict=True))
+                    task.advance(len(batch))
+                waiting = left
+        return [results[index] for index in range(len(lengths))]
+
+    def _attempt(
+        self, batch: list[int], run: Callable[[list[int]], list[Outcome]]
+    ) -> list[Outcome] | None:
+        """The batch's results, or None after halving the budget because memory ran out."""
+        try:
+            return run(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        # Outside the handler: the exception keeps the failed pass's tensors alive.
+        self.batch_tokens = max(1, self.batch_tokens // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.progress.note(f"out of memory: going on with {self.batch_tokens} tokens a batch")
+        return None
+
+    @torch.no_grad()
+    def _score(
+        self, rows: Sequence[Sequence[int]], wanted: Sequence[Sequence[Request]]
+    ) -> list[list[tuple[float, bool]]]:
+        """Scores of each row's requests; their inputs are a prefix of the row."""
+        width = max(len(row) for row in rows)
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=self.device)
+        places: list[int] = []
+        targets: list[int] = []
+        sizes: list[int] = []
+        for index, requests in enumerate(wanted):
+            for context, continuation in requests:
+                first = index * width + len(context) - 1
+                places += range(first, first + len(continuation))
+                targets += continuation
+                sizes.append(len(continuation))
+        logprobs, best = self._at(ids, places, targets)
+        parts = zip(logprobs.split(sizes), best.split(sizes), strict=True)
+        scores = [(float(part.sum()), bool(hit.all())) for part, hit in parts]
+        ends = np.cumsum([0, *map(len, wanted)])
+        return [scores[a:b] for a, b in itertools.pairwise(ends)]
+
+    def _at(self, ids: Tensor, places: list[int], targets: list[int]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (M,) float64 of targets at flat places of ids (B, S), and if they lead.
+
+        On the CPU. Logits exist for `_LOGITS` entries at a time.
+        """
+        place = torch.tensor(places, device=self.device)
+        target = torch.tensor(targets, device=self.device)
+        hidden, head = self._head(ids)
+        hidden = hidden.flatten(0, 1)
+        step = max(1, _LOGITS // self.model.config.get_text_config().vocab_size)
+        logprobs, best = [], []
+        for part, goal in zip(place.split(step), target.split(step), strict=True):
+            logits = head(hidden[part]).float()
+            chosen = logits.gather(-1, goal[:, None]).squeeze(-1)
+            logprobs.append((chosen - logits.logsumexp(-1)).double().cpu())
+            best.append((logits.argmax(-1) == goal).cpu())
+        return torch.cat(logprobs), torch.cat(best)
+
+
+Headed = tuple[Tensor, Callable[[Tensor], Tensor]]
+
+
+def _split_head(model: PreTrainedModel) -> Callable[[Tensor], Headed]:
+    """Trunk and vocabulary head of a model, as ids (B, S) -> (hidden (B, S, H), head).
+
+    Some models scale or cap their logits after the head; a probe finds them, and they run whole.
+    """
+    trunk, head = model.base_model, model.get_output_embeddings()
+
+    def split(ids: Tensor) -> Headed:
+        return trunk(input_ids=ids, use_cache=False).last_hidden_state, head
+
+    def whole(ids: Tensor) -> Headed:
+        return model(input_ids=ids, use_cache=False).logits, lambda logits: logits
+
+    probe = torch.arange(4, device=model.device)[None]
+    with torch.no_grad():
+        hidden, _ = split(probe)
+        same = torch.allclose(head(hidden).float(), whole(probe)[0].float(), rtol=1e-3, atol=1e-3)
+    return split if same else whole
+
+
+def _context_length(model: PreTrainedModel) -> int:
+    """Most tokens the model takes."""
+    config = model.config.get_text_config()
+    return int(config.max_position_embeddings)
+
+
+def _seed(seed: int, block: int) -> int:
+    """A 63-bit seed of a block of draws."""
+    digest = hashlib.sha256(f"evals {seed} {block}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

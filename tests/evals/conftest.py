@@ -1,0 +1,78 @@
+"""A tiny random Llama and a byte-level tokenizer, small enough to check every number by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evals.engine import Engine
+
+TEXT = [
+    "The cook praised the soup and the baker sold bread.",
+    "Question: is the review good or bad? Answer: good\n",
+    "translate: a red house is ein rotes Haus, a blue car is ein blaues Auto.",
+]
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def make_tokenizer() -> Any:
+    """Byte-level BPE of 400 entries with BOS, EOS, a pad of its own and a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(TEXT * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def make_model(vocabulary: int, seed: int = 0, context: int = 96) -> Any:
+    """Two layers, width 32, weights large enough that predictions differ clearly."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_tokenizer: Any) -> Any:
+    return make_model(len(tiny_tokenizer))
+
+
+@pytest.fixture
+def engine(tiny_model: Any, tiny_tokenizer: Any) -> Engine:
+    return Engine(tiny_model, tiny_tokenizer, batch_tokens=256)
