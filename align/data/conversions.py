@@ -1,0 +1,204 @@
+"""One function a shape of row: text, instructions, preferences and prompts out of public formats.
+
+Each takes a row that has the fields its entry in `align.data.formats.FORMATS` names, and returns
+the row in the format of the stages. A faulty row raises UserError without a place (the caller knows
+file and line), a row of no use raises `Unusable`. Columns that are not part of the format are kept
+for preferences and prompts, where reward functions receive them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from align.data.dialogues import (
+    SHAPE,
+    Message,
+    Unusable,
+    as_prompt,
+    check_order,
+    is_hh,
+    read_turns,
+)
+from align.data.readers import Row, describe
+from align.errors import UserError
+
+
+def _string(row: Row, field: str) -> str:
+    """A text field; null reads as no text."""
+    value = row.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"field '{field}' is {describe(value)}", allowed="a string")
+    return value
+
+
+def _first(row: Row, *fields: str) -> str:
+    """The first of several fields that the row has."""
+    return next(field for field in fields if field in row)
+
+
+def _without(row: Row, *fields: str) -> Row:
+    return {name: value for name, value in row.items() if name not in fields}
+
+
+# text
+
+
+def plain_text(row: Row) -> Row:
+    """The text as it is."""
+    text = _string(row, _first(row, "text", "content"))
+    if not text.strip():
+        raise Unusable("empty text")
+    return {"text": text}
+
+
+def joined_text(row: Row) -> Row:
+    """The contents of a dialogue as paragraphs; who speaks is left out."""
+    turns = read_turns(row["messages"], "messages")
+    return plain_text({"text": "\n\n".join(turn["content"] for turn in turns)})
+
+
+# instructions
+
+
+def _system(row: Row) -> list[Message]:
+    """The system message that some sets keep in a field of its own."""
+    text = _string(row, "system") or _string(row, "system_prompt")
+    return [{"role": "system", "content": text}] if text.strip() else []
+
+
+def _question(row: Row) -> list[Message]:
+    """The user's side of Alpaca (instruction, input), Dolly (context) and question-answer rows."""
+    if "instruction" in row:
+        parts = [_string(row, "instruction"), _string(row, "input") or _string(row, "context")]
+    else:
+        parts = [_string(row, "question")]
+    if not parts[0].strip():
+        raise Unusable("empty prompt")
+    content = "\n\n".join(part.strip() for part in parts if part.strip())
+    return [*_system(row), {"role": "user", "content": content}]
+
+
+def dialogue(row: Row) -> Row:
+    """Messages, or ShareGPT's conversations."""
+    field = _first(row, "messages", "conversations")
+    turns = read_turns(row[field], field)
+    if turns[0]["role"] != "system":
+        turns = _system(row) + turns
+    return {"messages": check_order(turns, field, "assistant")}
+
+
+def completion(row: Row) -> Row:
+    """Prompt and completion, each a string or messages."""
+    prompt = as_prompt(row["prompt"], "prompt")
+    field = _first(row, "completion", "response")
+    answer = _turns_of_answer(row[field], field)
+    return {"messages": check_order(prompt + answer, f"prompt + {field}", "assistant")}
+
+
+def answered(row: Row) -> Row:
+    """A question or instruction and its answer."""
+    answer = _string(row, _first(row, "output", "response", "answer")).strip()
+    if not answer:
+        raise Unusable("empty answer")
+    return {"messages": [*_question(row), {"role": "assistant", "content": answer}]}
+
+
+# preferences
+
+
+def _turns_of_answer(value: Any, field: str) -> list[Message]:
+    """An answer as messages; a string is one message of the assistant."""
+    if value is None:
+        raise Unusable("empty answer")
+    if isinstance(value, str) and not is_hh(value):
+        return [{"role": "assistant", "content": value.strip()}]
+    if not isinstance(value, (str, list)):
+        raise UserError(f"field '{field}' is {describe(value)}", allowed=f"a string or {SHAPE}")
+    return read_turns(value, field)
+
+
+def _whole(row: Row, field: str) -> list[Message]:
+    """The dialogue that ends with an answer, whether or not the answer repeats the prompt."""
+    turns = _turns_of_answer(row[field], field)
+    if "prompt" not in row:
+        if isinstance(row[field], str) and not is_hh(row[field]):
+            raise UserError(
+                f"field '{field}' is a plain answer, and there is no field 'prompt'",
+                allowed="prompt + chosen + rejected, or whole dialogues in chosen and rejected",
+            )
+        return turns
+    prompt = as_prompt(row["prompt"], "prompt")
+    if turns[0]["role"] == "assistant":
+        return prompt + turns
+    said = [turn["content"].strip() for turn in turns[:-1]]
+    if turns[: len(prompt)] != prompt and prompt[-1]["content"].strip() not in said:
+        raise UserError(
+            f"field '{field}' starts a dialogue that does not repeat 'prompt'",
+            allowed="an answer to the prompt, or the prompt's messages and the answer",
+        )
+    return turns
+
+
+def preference(row: Row) -> Row:
+    """A pair with an explicit prompt: all that both dialogues share before their last message."""
+    whole = {field: _whole(row, field) for field in ("chosen", "rejected")}
+    for field, turns in whole.items():
+        check_order(turns, field, "assistant")
+    chosen, rejected = whole["chosen"], whole["rejected"]
+    if chosen[:-1] != rejected[:-1]:
+        raise Unusable("the two dialogues differ before the last answer")
+    if chosen[-1]["content"].strip() == rejected[-1]["content"].strip():
+        raise Unusable("identical answers")
+    if _tied(row):
+        raise Unusable("tie")
+    pair = {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+    return pair | _without(row, *pair)
+
+
+def _tied(row: Row) -> bool:
+    """Whether the annotators saw no difference: `tie` is true, or both scores are equal."""
+    scores = row.get("score_chosen"), row.get("score_rejected")
+    return row.get("tie") is True or (scores[0] is not None and scores[0] == scores[1])
+
+
+# prompts
+
+
+def prompt(row: Row) -> Row:
+    """A prompt that stays what it is: a string (plain text) or messages."""
+    value = row["prompt"]
+    if isinstance(value, str) and not is_hh(value):
+        if not value.strip():
+            raise Unusable("empty prompt")
+        return row
+    return row | {"prompt": as_prompt(value, "prompt")}
+
+
+def prompt_of_dialogue(row: Row) -> Row:
+    """A dialogue without its last answer."""
+    field = _first(row, "messages", "conversations")
+    turns = read_turns(row[field], field)
+    turns = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+    return {"prompt": check_order(turns, field, "user")} | _without(row, field)
+
+
+def prompt_of_preference(row: Row) -> Row:
+    """The prompt of a pair, as the preferences have it; the answers are left out."""
+    if "prompt" in row and not isinstance(row["chosen"], list):
+        prompt = as_prompt(row["prompt"], "prompt")
+    else:
+        prompt = check_order(_whole(row, "chosen"), "chosen", "assistant")[:-1]
+    return {"prompt": prompt} | _without(row, "prompt", "chosen", "rejected")
+
+
+def prompt_of_question(row: Row) -> Row:
+    """A question or instruction; the reference answer stays as a column."""
+    parts = ("instruction", "input", "context") if "instruction" in row else ("question",)
+    return {"prompt": _question(row)} | _without(row, *parts, "system", "system_prompt")
+
+
+def prompt_of_text(row: Row) -> Row:
+    """A text to be continued."""
+    return {"prompt": plain_text(row)["text"]} | _without(row, "text")
