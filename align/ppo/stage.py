@@ -1,0 +1,144 @@
+"""The PPO stage of a run: from its section of the configuration to the policy's adapter."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.artifacts import MetricsLog, StageJob, StageResult, write_json_atomic, write_rows_atomic
+from align.callbacks import StageCallback, last_complete_checkpoint
+from align.config import PPOStageConfig, RunConfig
+from align.data.sources import load_rows
+from align.data.splits import split_holdout
+from align.ppo.config import PPOConfig
+from align.ppo.scoring import RewardFunction
+from align.ppo.trainer import PPOTrainer
+from align.references import relative_model
+from align.settings import check_trainer_arguments
+from align.shared import SharedBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHOWN = ("score/mean", "kl/k1", "response/length")
+"""Numbers beside the progress bar."""
+OWNED = frozenset(
+    {
+        "output_dir", "seed", "data_seed", "use_cpu", "bf16", "disable_tqdm", "save_total_limit",
+        "learning_rate", "critic_learning_rate", "critic_adapter", "total_episodes",
+        "num_ppo_epochs", "num_mini_batches", "per_device_train_batch_size", "max_steps",
+        "gradient_accumulation_steps", "max_prompt_length", "response_length", "temperature",
+        "kl_coef", "truncation", "truncation_penalty", "checkpoint_updates",
+    }
+)  # fmt: skip
+"""Arguments of `PPOConfig` that the stage sets itself."""
+
+
+@dataclass(frozen=True)
+class PPOParts:
+    """What PPO plays with: the shared base and the rewards, made by the pipeline."""
+
+    shared: SharedBase
+    tokenizer: PreTrainedTokenizerBase
+    reward_funcs: list[RewardFunction]
+    gold: RewardFunction | None
+    critic_adapter: Path | None
+
+
+def check_ppo(section: PPOStageConfig) -> None:
+    """Check the section's further trainer arguments.
+
+    Raises:
+        UserError: for the first that does not fit `PPOConfig`.
+    """
+    check_trainer_arguments("ppo.trainer", section.trainer, PPOConfig, OWNED)
+
+
+def load_prompts(config: RunConfig, job: StageJob) -> tuple[list[Any], list[Any], list[Any]]:
+    """Training prompts, held-out prompts and the sources' records."""
+    assert config.ppo is not None
+    rows, record = load_rows(config.ppo.data, "prompts", job.data)
+    if config.ppo.eval_data is not None:
+        held, held_record = load_rows(config.ppo.eval_data, "prompts", job.data)
+        return rows, held, [record, held_record]
+    train, held = split_holdout(rows, config.data.holdout, config.seed)
+    return train, held, [record]
+
+
+def train_ppo(config: RunConfig, job: StageJob, parts: PPOParts) -> StageResult:
+    """Train the policy; resumes from the last complete checkpoint in the stage's folder."""
+    section = config.ppo
+    assert section is not None
+    check_ppo(section)
+    train, held, records = load_prompts(config, job)
+    log, checkpoints = MetricsLog(job.folder / "metrics.jsonl"), job.folder / "checkpoints"
+    resume = last_complete_checkpoint(checkpoints)
+    trainer = PPOTrainer(
+        model=parts.shared,
+        reward_funcs=parts.reward_funcs,
+        args=ppo_arguments(config, checkpoints, parts.critic_adapter),
+        train_dataset=train,
+        eval_dataset=held,
+        processing_class=parts.tokenizer,
+        peft_config=section.lora,
+        callbacks=[StageCallback("4-ppo", job.progress, log, SHOWN)],
+        gold_func=parts.gold,
+    )
+    if trainer.prompts.dropped:
+        job.progress.note(f"left out {trainer.prompts.dropped} prompts that are too long")
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    return _finish(config, job, trainer, records)
+
+
+def ppo_arguments(config: RunConfig, folder: Path, critic: Path | None) -> PPOConfig:
+    """`PPOConfig` of a run."""
+    from align.models import pick_device
+
+    section = config.ppo
+    assert section is not None
+    updates = max(section.episodes // section.batch_size, 1)
+    unit = section.mini_batches * section.micro_batch_size
+    return PPOConfig(
+        output_dir=str(folder),
+        seed=config.seed,
+        use_cpu=pick_device(config.device) == "cpu",
+        disable_tqdm=True,
+        save_total_limit=2,
+        learning_rate=section.learning_rate,
+        critic_learning_rate=section.critic_learning_rate,
+        critic_adapter=str(critic) if critic else None,
+        total_episodes=updates * section.batch_size,
+        num_ppo_epochs=section.ppo_epochs,
+        num_mini_batches=section.mini_batches,
+        per_device_train_batch_size=section.micro_batch_size,
+        gradient_accumulation_steps=section.batch_size // unit,
+        max_prompt_length=section.max_prompt_length,
+        response_length=section.response_length,
+        temperature=section.temperature,
+        kl_coef=section.kl_coef,
+        truncation=section.truncation,
+        truncation_penalty=section.truncation_penalty,
+        checkpoint_updates=section.checkpoint_updates,
+        **section.trainer,
+    )
+
+
+def _finish(
+    config: RunConfig, job: StageJob, trainer: PPOTrainer, records: list[Any]
+) -> StageResult:
+    """Write the adapters, samples and KL budget; drop the checkpoints."""
+    folder = job.folder
+    trainer.shared.save_adapter("policy", folder / "adapter")
+    trainer.shared.save_adapter("critic", folder / "critic", head=True)
+    metrics = trainer.evaluate()
+    write_rows_atomic(folder / "samples.jsonl", trainer.samples)
+    assert config.ppo is not None
+    write_json_atomic(folder / "ppo.json", {"kl_budget": config.ppo.kl_budget, "eval": metrics})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return StageResult(
+        metrics={**metrics, "kl_budget": config.ppo.kl_budget, "beta": trainer.kl_controller.beta},
+        data=records,
+        model=relative_model(job.inputs["policy"], folder, ("adapter",)),
+    )

@@ -1,0 +1,186 @@
+"""The stages of a run, in order: what each reads, which code makes it, and how it is called.
+
+This table is the pipeline's plan. Heavy libraries are imported inside the functions, so that an
+up-to-date run answers without loading them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.artifacts import StageJob, StageResult
+from align.config import RunConfig, SourceConfig
+from align.references import ModelReference, resolve_reference
+
+if TYPE_CHECKING:
+    from align.ppo.scoring import RewardFunction
+
+DATA_CODE = ("align.data", "align.models", "align.adapters", "align.tokenizer", "align.gguf")
+TRAIN_CODE = (*DATA_CODE, "align.training", "align.callbacks")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: Section of the configuration and name on the command line.
+        folder: Folder below the run's.
+        run: Makes the artifact.
+        code: Modules whose sources decide whether an artifact is up to date.
+        models: Models it starts from: role -> name of a stage, or `base`.
+        reads: Other sections it reads.
+    """
+
+    name: str
+    folder: str
+    run: Callable[[RunConfig, StageJob], StageResult]
+    code: tuple[str, ...]
+    models: dict[str, str]
+    reads: tuple[str, ...] = ()
+
+
+def run_pretrain(config: RunConfig, job: StageJob) -> StageResult:
+    """Stage 1: a language model from scratch."""
+    from align.pretrain import train_pretrain
+
+    return train_pretrain(config, job)
+
+
+def run_sft(config: RunConfig, job: StageJob) -> StageResult:
+    """Stage 2: supervised fine-tuning."""
+    from align.sft import train_sft
+
+    return train_sft(config, job)
+
+
+def run_reward(config: RunConfig, job: StageJob) -> StageResult:
+    """Stage 3: the reward model."""
+    from reward.train import train_reward
+
+    return train_reward(config, job)
+
+
+def run_ppo(config: RunConfig, job: StageJob) -> StageResult:
+    """Stage 4: PPO; policy, critic, reference and reward share one base."""
+    from align.models import load_model, pick_device
+    from align.ppo.stage import PPOParts, train_ppo
+    from align.shared import SharedBase
+    from reward.model import RewardModel
+
+    folder = Path(job.inputs["reward"].base)
+    loaded = load_model(job.inputs["policy"], device=pick_device(config.device))
+    shared = SharedBase(loaded.model)
+    lora = (folder / "adapter").is_dir()
+    reward = (
+        RewardModel.on(shared, folder, loaded.tokenizer, normalised=True)
+        if lora
+        else RewardModel.load(folder, normalised=True)
+    )
+    parts = PPOParts(
+        shared=shared,
+        tokenizer=loaded.tokenizer,
+        reward_funcs=[reward],
+        gold=gold_function(config, job),
+        critic_adapter=folder / "adapter" if lora else None,
+    )
+    return train_ppo(config, job, parts)
+
+
+def run_evals(config: RunConfig, job: StageJob) -> StageResult:
+    """Stage 5: every model on the same items."""
+    from evals.run import run_evals as evaluate
+
+    return evaluate(config, job, gold_function(config, job))
+
+
+def gold_function(config: RunConfig, job: StageJob) -> RewardFunction | None:
+    """The world's unbiased rule as a reward function; None where prompts are not the world's."""
+    world: Any = job.data.world
+    if world is None or config.ppo is None or config.ppo.data.world is None:
+        return None
+
+    from align.data.encoding import response_text
+
+    def gold(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float]:
+        rows = [
+            {"prompt": prompt} | {name: values[i] for name, values in columns.items()}
+            for i, prompt in enumerate(prompts)
+        ]
+        pairs = zip(rows, completions, strict=True)
+        return [world.gold_score(row, response_text(completion)) for row, completion in pairs]
+
+    return gold
+
+
+STAGES = (
+    Stage("pretrain", "1-pretrain", run_pretrain, (*TRAIN_CODE, "align.pretrain"), {}),
+    Stage("sft", "2-sft", run_sft, (*TRAIN_CODE, "align.sft"), {"base": "base"}),
+    Stage("reward", "3-reward", run_reward, (*TRAIN_CODE, "reward"), {"base": "sft"}),
+    Stage(
+        "ppo",
+        "4-ppo",
+        run_ppo,
+        (*DATA_CODE, "align.ppo", "align.shared", "align.generation", "reward.model"),
+        {"policy": "sft", "reward": "reward"},
+    ),
+    Stage(
+        "evals",
+        "5-evals",
+        run_evals,
+        (*DATA_CODE, "align.generation", "evals", "reward"),
+        {"base": "base", "sft": "sft", "ppo": "ppo", "reward": "reward"},
+        reads=("sft", "reward", "ppo"),
+    ),
+)
+
+
+def sources(config: RunConfig, name: str) -> dict[str, tuple[SourceConfig, str]]:
+    """Every source a stage reads: dotted key -> (source, kind of rows)."""
+    section: Any = getattr(config, name)
+    if name == "evals":
+        return {
+            f"evals.tasks.{task}.data": (settings.data, _task_kind(settings.kind))
+            for task, settings in section.tasks.items()
+        }
+    kinds = {"pretrain": "text", "sft": "instructions", "reward": "preferences", "ppo": "prompts"}
+    found = {f"{name}.data": (section.data, kinds[name])}
+    if section.eval_data is not None:
+        found[f"{name}.eval_data"] = (section.eval_data, kinds[name])
+    return found
+
+
+def _task_kind(kind: str) -> str:
+    """Kind of rows an evaluation task reads."""
+    return "text" if kind == "perplexity" else "table"
+
+
+def model_of(config: RunConfig, run: Path, name: str) -> ModelReference | None:
+    """The model that a stage makes (`base`: what the run starts from); None where it has none.
+
+    A stage that the run leaves out passes on the model before it. For `reward` the reference's
+    base is the stage's folder, which `reward.model` reads.
+    """
+    folders = {stage.name: run / stage.folder for stage in STAGES}
+    if name == "reward":
+        return ModelReference(str(folders["reward"])) if config.reward else None
+    if name == "ppo" and config.ppo is None:
+        return None
+    if name == "sft" and config.sft is None:
+        name = "base"
+    if name != "base":
+        reference = resolve_reference(str(folders[name]))
+    elif config.model is None:
+        reference = resolve_reference(str(folders["pretrain"]))
+    else:
+        given = resolve_reference(config.model.base)
+        reference = replace(
+            given,
+            adapters=(*given.adapters, *config.model.adapters),
+            revision=config.model.revision or given.revision,
+        )
+    trusted = config.model is not None and config.model.trust_remote_code
+    return replace(reference, dtype=config.dtype, trust_remote_code=trusted)
