@@ -217,8 +217,8 @@ def staleness(folder: Path, record: StageRecord) -> str | None:
     if not (folder / "manifest.json").exists():
         return "not complete: no manifest"
     manifest = read_manifest(folder)
-    if manifest["config_hash"] != json_hash(record.config):
-        keys = _differing_keys(manifest["config"], jsonable(record.config))
+    keys = _differing_keys(manifest["config"], jsonable(record.config))
+    if keys:
         return f"config differs: {', '.join(keys[:5])}{' ...' if len(keys) > 5 else ''}"
     before = {role: entry.get("hash") for role, entry in manifest["inputs"].items()}
     now = {role: entry["hash"] for role, entry in record.inputs.items()}

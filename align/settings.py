@@ -76,6 +76,12 @@ def config_schema() -> dict[str, Any]:
     return RunConfig.model_json_schema()
 
 
+def uses_network(config: RunConfig) -> bool:
+    """Whether the run names anything on the hub."""
+    names = (config.model.base, *config.model.adapters) if config.model else ()
+    return any(not Path(name).exists() for name in names) or _names_hub(config.model_dump())
+
+
 def check_trainer_arguments(
     section: str,
     given: Mapping[str, Any],
@@ -109,6 +115,13 @@ def check_trainer_arguments(
         except ValidationError as error:
             allowed = str(hints[name]).replace("typing.", "")
             raise UserError(describe(value), where=where, allowed=allowed) from error
+
+
+def _names_hub(node: Any) -> bool:
+    """Whether a source anywhere in the dumped configuration names a hub dataset."""
+    if not isinstance(node, dict):
+        return False
+    return isinstance(node.get("hub"), str) or any(map(_names_hub, node.values()))
 
 
 def _read(path: Path) -> str:

@@ -1,0 +1,204 @@
+"""The command `align`: reads arguments, calls one function, prints what it returns.
+
+Heavy libraries are imported inside the commands, so `align --help` is fast. Every mistake of the
+user is one line on standard error.
+
+Exit codes: 0 done or gate passed, 1 gate failed, 2 bad input or usage, 3 the gate has insufficient
+evidence, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from align import __version__
+from align.errors import UserError
+
+if TYPE_CHECKING:
+    from align.config import RunConfig
+
+Config = Annotated[Path, typer.Argument(help="YAML file of the run.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings to change, such as ppo.learning_rate=1e-5.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but warnings and errors.")]
+Model = Annotated[
+    str, typer.Argument(help="Stage folder, model folder, .gguf file or hub id to load.")
+]
+Prompt = Annotated[str | None, typer.Option(help="Answer this and leave; default: converse.")]
+Temperature = Annotated[float, typer.Option(min=0, max=10, help="0: the likeliest answer.")]
+MaxTokens = Annotated[int, typer.Option(min=1, max=100_000, help="Longest answer, in tokens.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampling.")]
+STAGES = {
+    "run": (None, "Run every stage of the configuration, then evaluate and report."),
+    "pretrain": ("pretrain", "Run up to pretraining."),
+    "sft": ("sft", "Run up to supervised fine-tuning."),
+    "reward": ("reward", "Run up to the reward model."),
+    "ppo": ("ppo", "Run up to PPO."),
+    "eval": ("evals", "Run up to the evaluation of every stage."),
+}
+"""Command -> the last stage it runs (None: all, with the report) and its help."""
+# click's UsageError; typer carries a copy of click, hence the detour.
+USAGE_ERROR = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Align a language model in stages, and prove what alignment did to it.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Align a language model in stages, and prove what alignment did to it."""
+    if version:
+        typer.echo(f"alignkit {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+def _add_stage_command(name: str, until: str | None, text: str) -> None:
+    """Register a command that runs the pipeline up to a stage."""
+
+    @app.command(name, help=text)
+    def command(config: Config, overrides: Overrides = None, quiet: Quiet = False) -> None:
+        from align.progress import Progress
+
+        run = _load(config, overrides)
+        from align.pipeline import run_pipeline
+
+        words = f"align {shlex.join(sys.argv[1:])}"
+        with Progress(quiet=quiet) as progress:
+            summary = run_pipeline(run, until=until, command=words, progress=progress)
+        raise typer.Exit(summary.exit_code)
+
+
+for _name, (_until, _text) in STAGES.items():
+    _add_stage_command(_name, _until, _text)
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="YAML file of the run, or the run's folder.")],
+    overrides: Overrides = None,
+) -> None:
+    """Write the report of a finished run again."""
+    folder = source
+    if not source.is_dir():
+        run = _load(source, overrides)
+        folder = Path(run.output) / run.name
+    from align.pipeline import rebuild_report
+
+    typer.echo(rebuild_report(folder))
+
+
+@app.command()
+def data(config: Config, overrides: Overrides = None) -> None:
+    """Show every data source of a run: rows, an example, and overlap with the evaluation."""
+    run = _load(config, overrides)
+    from align.preview import preview
+
+    for line in preview(run):
+        typer.echo(line)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine offers, and what that allows."""
+    _set_environment(offline=False)
+    from align.doctor import examine
+
+    for finding in examine():
+        typer.echo(f"{finding.name:<14} {finding.text}")
+
+
+@app.command()
+def chat(
+    model: Model,
+    prompt: Prompt = None,
+    temperature: Temperature = 0.7,
+    max_tokens: MaxTokens = 256,
+    seed: Seed = 0,
+) -> None:
+    """Talk with a model."""
+    _set_environment(offline=Path(model).exists())
+    from align.chat import ChatSettings, Conversation
+
+    conversation = Conversation(model, ChatSettings(temperature, max_tokens, seed))
+    if prompt is not None:
+        typer.echo(conversation.answer(prompt))
+        return
+    typer.echo("An empty line ends the conversation.")
+    while line := typer.prompt("you", default="", show_default=False, prompt_suffix="> "):
+        typer.echo(conversation.answer(line))
+
+
+@app.command()
+def export(
+    stage: Annotated[str, typer.Argument(help="Folder of a finished stage, or any model.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+) -> None:
+    """Write a stage as one merged model that transformers loads by itself."""
+    _set_environment(offline=Path(stage).exists())
+    from align.export import export_model
+    from align.references import resolve_reference
+
+    export_model(resolve_reference(stage), out)
+    typer.echo(out)
+
+
+def _load(config: Path, overrides: list[str] | None) -> RunConfig:
+    """The checked configuration, with the environment set as it needs."""
+    from align.settings import load_run, uses_network
+
+    run = load_run(config, overrides or ())
+    _set_environment(offline=not uses_network(run))
+    return run
+
+
+def _set_environment(*, offline: bool) -> None:
+    """Settings that libraries read once, when they are imported; what the user set stays."""
+    wanted = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if offline:
+        wanted |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        code = app(arguments, prog_name="align", standalone_mode=False)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        return 2
+    except USAGE_ERROR as error:
+        text = " ".join(error.format_message().split()).rstrip(".")
+        typer.echo(f"error: {text}; see 'align --help'", err=True)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted; the same command resumes", err=True)
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
