@@ -113,7 +113,8 @@ def check_trainer_arguments(
         except PydanticSchemaGenerationError:
             continue  # a type only the trainer itself can check
         except ValidationError as error:
-            allowed = str(hints[name]).replace("typing.", "")
+            hint = hints[name]
+            allowed = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise UserError(describe(value), where=where, allowed=allowed) from error
 
 
@@ -211,7 +212,8 @@ def _place(path: Path, key: str, lines: Mapping[str, int], overrides: Sequence[s
     """Where a key was set: an override, or file and line (of the nearest section it is in)."""
     for override in reversed(overrides):
         name = re.sub(r"\[(\d+)\]", r".\1", override.split("=", 1)[0])
-        if f"{key}.".startswith(f"{name}."):
+        inside, around = f"{key}.".startswith(f"{name}."), name.startswith(f"{key}.")
+        if inside or (around and key not in lines):
             return f"override {override!r}"
     while key and key not in lines:
         key = key.rpartition(".")[0]
