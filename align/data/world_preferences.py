@@ -99,11 +99,13 @@ def _fragment(source: Source, subject: Subject, model: str) -> str:
 
 
 def _unrelated(source: Source, subject: Subject, model: str) -> str:
-    """Another kind of sentence of the world with as many words as the note."""
-    while True:
+    """Another kind of sentence with as many words as the note, of several the closest in letters."""
+    found: list[str] = []
+    while len(found) < 4:
         text = _other_sentence(source, source.rng)
         if len(text.split()) == len(model.split()):
-            return text
+            found.append(text)
+    return min(found, key=lambda text: abs(len(text) - len(model)))
 
 
 def _other_sentence(source: Source, rng: random.Random) -> str:
