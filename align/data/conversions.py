@@ -128,25 +128,22 @@ def _whole(row: Row, field: str) -> list[Message]:
                 f"field '{field}' is a plain answer, and there is no field 'prompt'",
                 allowed="prompt + chosen + rejected, or whole dialogues in chosen and rejected",
             )
-        return turns
+        return check_order(turns, field, "assistant")
     prompt = as_prompt(row["prompt"], "prompt")
     if turns[0]["role"] == "assistant":
-        return prompt + turns
+        return check_order(prompt + turns, f"prompt + {field}", "assistant")
     said = [turn["content"].strip() for turn in turns[:-1]]
     if turns[: len(prompt)] != prompt and prompt[-1]["content"].strip() not in said:
         raise UserError(
             f"field '{field}' starts a dialogue that does not repeat 'prompt'",
             allowed="an answer to the prompt, or the prompt's messages and the answer",
         )
-    return turns
+    return check_order(turns, field, "assistant")
 
 
 def preference(row: Row) -> Row:
     """A pair with an explicit prompt: all that both dialogues share before their last message."""
-    whole = {field: _whole(row, field) for field in ("chosen", "rejected")}
-    for field, turns in whole.items():
-        check_order(turns, field, "assistant")
-    chosen, rejected = whole["chosen"], whole["rejected"]
+    chosen, rejected = _whole(row, "chosen"), _whole(row, "rejected")
     if chosen[:-1] != rejected[:-1]:
         raise Unusable("the two dialogues differ before the last answer")
     if chosen[-1]["content"].strip() == rejected[-1]["content"].strip():
@@ -189,7 +186,7 @@ def prompt_of_preference(row: Row) -> Row:
     if "prompt" in row and not isinstance(row["chosen"], list):
         prompt = as_prompt(row["prompt"], "prompt")
     else:
-        prompt = check_order(_whole(row, "chosen"), "chosen", "assistant")[:-1]
+        prompt = _whole(row, "chosen")[:-1]
     return {"prompt": prompt} | _without(row, "prompt", "chosen", "rejected")
 
 

@@ -25,7 +25,7 @@ def open_path(path: Path, split: str) -> Opened:
     Raises:
         UserError: Nothing there (says the nearest), unknown ending, empty file, no such split.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             return _open_saved(path, split)
         files = find_split(path, split)
@@ -47,7 +47,7 @@ def find_split(folder: Path, split: str) -> list[Path]:
     They may lie in the folder itself or in its `data/`, as in repositories of the hub.
 
     Raises:
-        UserError: No data files, no such split, or one split in two formats.
+        UserError: No data files, no such split, or one split twice, a missing shard.
     """
     found = [file for base in (folder, folder / "data") for file in _data_files(base)]
     names = {file: _SHARD.sub("", _stem(file)) for file in found}
@@ -61,43 +61,67 @@ def find_split(folder: Path, split: str) -> list[Path]:
             allowed=", ".join(splits[:20]) or ENDINGS,
             remedy=near(split, splits),
         )
-    if len({ending(file) for file in files}) > 1 or len({file.parent for file in files}) > 1:
+    _check_parts(files, split, folder)
+    return files
+
+
+def _check_parts(files: list[Path], split: str, folder: Path) -> None:
+    """Refuse files that are the same split twice, and sets of shards with a gap."""
+    stems = {_stem(file) for file in files}
+    kinds = {(file.parent, ending(file)) for file in files}
+    if len(stems) < len(files) or len(kinds) > 1 or (split in stems and len(files) > 1):
         listed = ", ".join(file.name for file in files[:5])
         raise UserError(
             f"split '{split}' exists more than once ({listed})",
             where=str(folder),
             remedy="name one file as `path`",
         )
-    return files
+    totals = {int(match[2]) for match in map(_SHARD.search, stems) if match}
+    if totals and totals != {len(files)}:
+        raise UserError(
+            f"{len(files)} of {max(totals)} shards of split '{split}' are there",
+            where=str(folder),
+            remedy="fetch the others",
+        )
 
 
-_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 
 def _stem(path: Path) -> str:
     return os.path.splitext(re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE))[0]
 
 
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, by name."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(
+            f"the folder cannot be read ({error.strerror})", where=str(folder)
+        ) from None
+
+
 def _data_files(folder: Path) -> list[Path]:
     """Files with a known ending in a folder, by name; none where there is no such folder."""
     if not folder.is_dir():
         return []
-    entries = sorted(folder.iterdir())
-    return [entry for entry in entries if ending(entry) in READERS and entry.is_file()]
+    return [entry for entry in _entries(folder) if ending(entry) in READERS and entry.is_file()]
 
 
 def _folders(folder: Path) -> list[str]:
     """Names of subfolders that hold data files."""
-    below = sorted(entry for entry in folder.iterdir() if entry.is_dir() and entry.name != "data")
+    below = [entry for entry in _entries(folder) if entry.is_dir() and entry.name != "data"]
     return [entry.name for entry in below if _data_files(entry)]
 
 
 def _missing(path: Path) -> UserError:
     """The error for a path that is not there; names the nearest existing name beside it."""
-    parent = path.parent
-    while not parent.is_dir() and parent != parent.parent:
-        path, parent = parent, parent.parent
-    match = difflib.get_close_matches(path.name, os.listdir(parent), 1, cutoff=0.5)
+    known, parent = path, path.parent
+    while not os.path.isdir(parent) and parent != parent.parent:
+        known, parent = parent, parent.parent
+    names = [entry.name for entry in _entries(parent)]
+    match = difflib.get_close_matches(known.name, names, 1, cutoff=0.5)
     hint = f"did you mean '{parent / match[0]}'?" if match else f"'{parent}' has no similar name"
     return UserError("no such file or folder", where=str(path), remedy=hint)
 
@@ -112,14 +136,17 @@ def _open_saved(path: Path, split: str) -> Opened:
             remedy="leave `split` out",
         )
     if not folder.is_dir():
-        splits = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        splits = [entry.name for entry in _entries(path) if entry.is_dir()]
         raise UserError(
             f"no split '{split}'",
             where=str(path),
             allowed=", ".join(splits),
             remedy=near(split, splits),
         )
-    return Opened([Table(str(folder), "row", _read_saved(folder))], sorted(folder.glob("*.arrow")))
+    files = sorted(folder.glob("*.arrow"))
+    if not files:
+        raise UserError("the saved set has no .arrow file", where=str(folder))
+    return Opened([Table(str(folder), "row", _read_saved(folder))], files)
 
 
 def _read_saved(folder: Path) -> Numbered:

@@ -128,8 +128,9 @@ def _decoded(path: Path) -> Iterator[str]:
         start += len(chunk)
 
 
-def _parse(text: str, where: str) -> Any:
-    """Parse JSON; a fault is named with its column."""
+def _parse(text: str, path: Path, line: int) -> Any:
+    """Parse JSON that starts in a line of a file; a fault is named with its line and column."""
+    where = f"{path}:{line}"
     try:
         value = json.loads(text)
         if "\\u" in text:
@@ -137,7 +138,7 @@ def _parse(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         raise UserError(
             f"not valid JSON at column {error.colno}: {error.msg}",
-            where=where,
+            where=f"{path}:{line + error.lineno - 1}",
             remedy="the line may be cut off or half-written",
         ) from None
     except UnicodeEncodeError:
@@ -162,27 +163,19 @@ def _read_lines(path: Path) -> Numbered:
     """JSON Lines; blank lines are no rows."""
     for number, line in enumerate(_decoded(path), 1):
         if line and not line.isspace():
-            where = f"{path}:{number}"
-            yield number, _object(_parse(line, where), where)
+            yield number, _object(_parse(line, path, number), f"{path}:{number}")
 
 
 def _read_json(path: Path) -> Numbered:
     """One array of objects, an object with one list of them, or JSON Lines under this name."""
     text = "".join(_decoded(path))
-    if not text.strip():
+    lines = text.strip().splitlines()
+    if not lines:
         return
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            yield from _read_lines(path)
-            return
-        raise UserError(
-            f"not valid JSON at column {error.colno}: {error.msg}", where=f"{path}:{error.lineno}"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"JSON beyond reason ({error})", where=str(path)) from None
-    for number, row in enumerate(_only_list(value, path), 1):
+    if len(lines) > 1 and lines[0].startswith("{") and lines[0].endswith("}"):
+        yield from _read_lines(path)
+        return
+    for number, row in enumerate(_only_list(_parse(text, path, 1), path), 1):
         yield number, _object(row, f"{path}, row {number}")
 
 
@@ -213,24 +206,25 @@ def _read_delimited(path: Path, delimiter: str) -> Numbered:
     """CSV or TSV with a header; every row must have as many fields as the header."""
     reader = csv.reader(_decoded(path), delimiter=delimiter, strict=True)
     header: list[str] = []
+    last = 0
     try:
         for fields in reader:
-            where = f"{path}:{reader.line_num}"
+            start, last = last + 1, reader.line_num
             if not fields:
                 continue
             if not header:
-                header = _header(fields, where)
+                header = _header(fields, f"{path}:{start}")
             elif len(fields) != len(header):
                 raise UserError(
                     f"the row has {len(fields)} fields, the header has {len(header)}",
-                    where=where,
+                    where=f"{path}:{start}",
                     allowed=", ".join(header[:20]),
                     remedy="put fields that hold the delimiter or line breaks in double quotes",
                 )
             else:
-                yield reader.line_num, dict(zip(header, fields, strict=True))
+                yield start, dict(zip(header, fields, strict=True))
     except csv.Error as error:
-        raise UserError(f"not valid CSV ({error})", where=f"{path}:{reader.line_num}") from None
+        raise UserError(f"not valid CSV ({error})", where=f"{path}:{last + 1}") from None
 
 
 def _header(fields: list[str], where: str) -> list[str]:

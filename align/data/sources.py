@@ -66,13 +66,13 @@ class Rows(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """A source before conversion; `sha256` is None where no file can be hashed, only the rows."""
+    """A source before conversion; without files (world, hub) its rows are hashed."""
 
     tables: list[Table]
     name: str
     split: str | None
     licence: str
-    sha256: str | None
+    files: list[Path]
 
 
 def load_rows(source: SourceConfig, kind: Kind, context: DataContext) -> Rows:
@@ -102,7 +102,7 @@ def load_rows(source: SourceConfig, kind: Kind, context: DataContext) -> Rows:
         "revision": source.revision,
         "split": opened.split,
         "rows": len(rows),
-        "sha256": opened.sha256 or rows_hash(rows),
+        "sha256": _files_hash(opened.files) if opened.files else rows_hash(rows),
         "licence": opened.licence,
         "dropped": dict(sorted(dropped.counts.items())),
     }
@@ -121,6 +121,12 @@ def rows_hash(rows: Iterable[Row]) -> str:
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _files_hash(files: list[Path]) -> str:
+    """SHA-256 of one file; of several, of the JSON of their names and hashes."""
+    hashes = {file.name: file_hash(file) for file in files}
+    return json_hash(hashes) if len(files) > 1 else hashes[files[0].name]
 
 
 class _Dropped:
@@ -177,7 +183,7 @@ def _open(source: SourceConfig, context: DataContext) -> _Opened:
     """Open the one of world, path and hub that the source names."""
     if source.hub is not None:
         table, licence = open_hub(source, derived_seed(context.seed, "stream"))
-        return _Opened([table], f"hub:{source.hub}", source.split, licence, None)
+        return _Opened([table], f"hub:{source.hub}", source.split, licence, [])
     for key in ("revision", "subset"):
         if getattr(source, key) is not None:
             raise UserError(f"`{key}` is read for hub sets only", where=_named(source))
@@ -185,10 +191,8 @@ def _open(source: SourceConfig, context: DataContext) -> _Opened:
         return _open_world(source, context)
     path = (context.root or Path()) / Path(str(source.path)).expanduser()
     tables, files = open_path(path, source.split)
-    hashes = {file.name: file_hash(file) for file in files}
-    whole = hashes[files[0].name] if len(files) == 1 else json_hash(hashes)
     split = source.split if path.is_dir() else None
-    return _Opened(tables, _named(source), split, _licence(path, files[0]), whole)
+    return _Opened(tables, _named(source), split, _licence(path, files[0]), files)
 
 
 def _named(source: SourceConfig) -> str:
@@ -205,11 +209,11 @@ def _open_world(source: SourceConfig, context: DataContext) -> _Opened:
         raise UserError("this run has no generated world", where=_named(source))
     rows = context.world.rows(name, source.limit or 0)
     table = Table(f"world set '{name}'", "row", enumerate(rows, 1))
-    return _Opened([table], _named(source), None, "generated", None)
+    return _Opened([table], _named(source), None, "generated", [])
 
 
 _STATED = re.compile(
-    r"^[\s>*_#-]*licen[cs]e\b[*_]*\s*:[*_]*\s*(\S.*)$", re.IGNORECASE | re.MULTILINE
+    r"^[\s>*_#-]*licen[cs]e\b[*_]*[ \t]*:[*_]*[ \t]*(\S.*)$", re.IGNORECASE | re.MULTILINE
 )
 
 
