@@ -1,6 +1,5 @@
 # One command an intent. Everything runs from .venv, which `make` keeps in step with
-# pyproject.toml and constraints.txt. On a machine without a GPU, smaller wheels of torch:
-#   make quickstart PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# pyproject.toml and constraints.txt; PIP_ARGS reaches pip, for an index of your own.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

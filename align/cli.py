@@ -44,6 +44,8 @@ STAGES = {
     "eval": ("evals", "Run up to the evaluation of every stage."),
 }
 """Command -> the last stage it runs (None: all, with the report) and its help."""
+EXIT_CODES = {"pass": 0, "fail": 1, "insufficient evidence": 3}
+"""Verdict of the gate -> exit code."""
 # click's UsageError; typer carries a copy of click, hence the detour.
 USAGE_ERROR = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
@@ -81,7 +83,9 @@ def _add_stage_command(name: str, until: str | None, text: str) -> None:
         words = f"align {shlex.join(sys.argv[1:])}"
         with Progress(quiet=quiet) as progress:
             summary = run_pipeline(run, until=until, command=words, progress=progress)
-        raise typer.Exit(summary.exit_code)
+            if summary.report is not None:
+                progress.note(f"gate: {summary.verdict}; report: {summary.report}")
+        raise typer.Exit(_exit_code(run, summary.verdict))
 
 
 for _name, (_until, _text) in STAGES.items():
@@ -93,14 +97,16 @@ def report(
     source: Annotated[Path, typer.Argument(help="YAML file of the run, or the run's folder.")],
     overrides: Overrides = None,
 ) -> None:
-    """Write the report of a finished run again."""
-    folder = source
-    if not source.is_dir():
-        run = _load(source, overrides)
-        folder = Path(run.output) / run.name
+    """Write the report of a finished run again, by new requirements if a YAML is given."""
+    if source.is_dir() and not (source / "config.yaml").is_file():
+        raise UserError("no run in this folder: config.yaml is missing", where=str(source))
+    run = _load(source / "config.yaml" if source.is_dir() else source, overrides)
+    folder = source if source.is_dir() else Path(run.output) / run.name
     from align.pipeline import rebuild_report
 
-    typer.echo(rebuild_report(folder))
+    page, verdict = rebuild_report(folder, run)
+    typer.echo(f"gate: {verdict}; report: {page}")
+    raise typer.Exit(_exit_code(run, verdict))
 
 
 @app.command()
@@ -158,6 +164,11 @@ def export(
     typer.echo(out)
 
 
+def _exit_code(run: RunConfig, verdict: str | None) -> int:
+    """The gate's verdict as exit code; a run without requirements or report is simply done."""
+    return EXIT_CODES[verdict] if verdict is not None and run.report.gate else 0
+
+
 def _load(config: Path, overrides: list[str] | None) -> RunConfig:
     """The checked configuration, with the environment set as it needs."""
     from align.settings import load_run, uses_network
@@ -195,8 +206,9 @@ def main(arguments: list[str] | None = None) -> int:
         typer.echo(f"error: {text}; see 'align --help'", err=True)
         return 2
     except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:  # typer answers an interrupt with this code, and says nothing
         typer.echo("interrupted; the same command resumes", err=True)
-        return 130
     return code if isinstance(code, int) else 0
 
 
