@@ -1,0 +1,230 @@
+"""Reward training: what it learns, what it leaves out, and that a kill changes no byte."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaForSequenceClassification
+
+from align.artifacts import file_hash
+from align.errors import UserError
+from align.models import load_model
+from align.progress import NullProgress, Task
+from align.shared import initial_head
+from reward.model import RewardModel
+from reward.train import QuietRewardTrainer, build_classifier, encode_pairs
+
+Run = Callable[..., Any]
+
+
+class Killed(Exception):
+    """Stands for the process's end."""
+
+
+class KillingProgress(NullProgress):
+    """Ends the process after some optimizer steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def _show(self, task: Task, finished: bool) -> None:
+        if task.done >= self._steps:
+            raise Killed
+
+
+def hashes(stage: Path) -> dict[str, str]:
+    """Contents of everything the stage leaves, but the log."""
+    names = ("manifest.json", "metrics.jsonl")
+    files = [p for p in sorted(stage.rglob("*")) if p.is_file() and p.name not in names]
+    return {p.relative_to(stage).as_posix(): file_hash(p) for p in files}
+
+
+def test_a_visible_preference_is_learnt(stage: Path) -> None:
+    metrics = json.loads((stage / "manifest.json").read_text())["metrics"]
+    # "good" is always chosen over "bad": one word decides, and length does so in no pair but
+    # "good" has one letter more than "bad".
+    assert metrics["accuracy"]["value"] == 1.0
+    assert metrics["longer_wins"]["value"] == 1.0
+    assert metrics["margin"]["low"] > 0
+    assert (metrics["train_pairs"], metrics["heldout_pairs"], metrics["left_out"]) == (32, 32, 0)
+    assert metrics["steps"] == 12  # 32 pairs / 8 * 3 epochs
+
+
+def test_the_stage_leaves_what_it_promises(stage: Path) -> None:
+    assert set(hashes(stage)) == {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/reward_config.json",
+        "samples.jsonl",
+    }
+    config = json.loads((stage / "adapter" / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == ["score"]
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert config["base_model_name_or_path"] == ""
+    samples = [json.loads(line) for line in (stage / "samples.jsonl").read_text().splitlines()]
+    scores = [[row["score_chosen"], row["score_rejected"]] for row in samples]
+    stored = json.loads((stage / "adapter" / "reward_config.json").read_text())
+    assert stored["mean"] == pytest.approx(np.mean(scores))
+    assert stored["std"] == pytest.approx(np.std(scores))
+    assert stored["n"] == 64
+
+
+def test_the_manifest_names_the_model_below_and_the_own_adapter(
+    stage: Path, sft_reference: Any
+) -> None:
+    model = json.loads((stage / "manifest.json").read_text())["model"]
+    assert (stage / model["base"]).resolve() == Path(sft_reference.base).resolve()
+    assert (stage / model["adapters"][0]).resolve() == Path(sft_reference.adapters[0]).resolve()
+    assert model["adapters"][1:] == ["adapter"]
+
+
+def test_killed_and_resumed_is_never_killed(stage: Path, tmp_path: Path, run_reward: Run) -> None:
+    # The stage saves after steps 4, 8 and 12; the first kill leaves nothing, the second one step 8.
+    folder = tmp_path / "3-reward"
+    for steps in (3, 10):
+        with pytest.raises(Killed):
+            run_reward(folder, progress=KillingProgress(steps))
+    assert (folder / "checkpoints" / "checkpoint-8" / "complete.json").is_file()
+    run_reward(folder)
+    assert hashes(folder) == hashes(stage)
+    logs = [(path / "metrics.jsonl").read_text().splitlines() for path in (folder, stage)]
+    steps, losses = (
+        [[json.loads(line).get(key) for line in lines] for lines in logs]
+        for key in ("step", "loss")
+    )
+    assert steps[0] == steps[1]
+    assert losses[0] == losses[1]
+
+
+def test_the_classifier_is_the_causal_models_trunk_under_a_seeded_head(sft_reference: Any) -> None:
+    loaded = load_model(sft_reference, device="cpu")
+    model = build_classifier(loaded.model, seed=5)
+    assert model.base_model is loaded.model.base_model
+    assert torch.equal(model.score.weight, initial_head(32, 5))
+    assert model.score.bias is None
+    assert model.config.pad_token_id == loaded.tokenizer.pad_token_id != model.config.eos_token_id
+    # N(0, 1 / sqrt(H + 1)): for H = 4096 the spread of the weights is known to about 1 %
+    assert float(initial_head(4096, 0).std()) == pytest.approx(1 / math.sqrt(4097), rel=0.04)
+
+
+def test_too_long_pairs_are_left_out_and_counted(
+    tmp_path: Path, run_reward: Run, stage_pairs: list[dict[str, Any]], tiny_config: Run
+) -> None:
+    loud = {**stage_pairs[0], "rejected": [{"role": "assistant", "content": "bad " * 60}]}
+    rows = [*stage_pairs[:8], loud]
+    result = run_reward(tmp_path / "a", tiny_config(epochs=1), rows)
+    assert (result.metrics["train_pairs"], result.metrics["left_out"]) == (8, 2)  # and held out
+    with pytest.raises(UserError, match=r"reward\.data: none of 1 pairs fits 64 tokens"):
+        run_reward(tmp_path / "b", tiny_config(), [loud])
+
+
+def test_a_pair_of_exactly_the_longest_length_is_kept(
+    stage: Path, stage_pairs: list[dict[str, Any]]
+) -> None:
+    tokenizer = RewardModel.load(stage, device="cpu").tokenizer
+    encoded = encode_pairs(tokenizer, stage_pairs[:1], 64, "x")
+    longest = max(len(ids) for ids in encoded.ids[0].values())
+    assert encode_pairs(tokenizer, stage_pairs[:1], longest, "x").left_out == 0
+    with pytest.raises(UserError, match="none of 1 pairs"):
+        encode_pairs(tokenizer, stage_pairs[:1], longest - 1, "x")
+
+
+def test_the_trainer_sees_the_tokens_that_the_scorer_sees(
+    stage: Path, tmp_path: Path, run_reward: Run, tiny_config: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    original = QuietRewardTrainer.compute_loss
+
+    def spy(self: Any, model: Any, inputs: Any, **more: Any) -> Any:
+        pairs = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        seen.extend(tuple(ids[mask.bool()].tolist()) for ids, mask in pairs)
+        return original(self, model, inputs, **more)
+
+    monkeypatch.setattr(QuietRewardTrainer, "compute_loss", spy)
+    run_reward(tmp_path / "3-reward", tiny_config(epochs=1))
+    scorer = RewardModel.load(stage, device="cpu")
+    samples = [json.loads(line) for line in (stage / "samples.jsonl").read_text().splitlines()]
+    wanted = {
+        tuple(scorer.encode(row["prompt"], row[side]))
+        for row in samples
+        for side in ("chosen", "rejected")
+    }
+    assert set(seen) == wanted
+
+
+def test_settings_reach_the_trainer(
+    tmp_path: Path, run_reward: Run, tiny_config: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, Any] = {}
+
+    def stop(self: Any, **_: Any) -> None:
+        modules = dict(self.model.named_modules())
+        found["args"] = self.args
+        found["dropout"] = {m.p for n, m in modules.items() if isinstance(m, torch.nn.Dropout)}
+        found["trained"] = {n for n, p in self.model.named_parameters() if p.requires_grad}
+        raise Killed
+
+    monkeypatch.setattr(QuietRewardTrainer, "train", stop)
+    lora = {"r": 2, "alpha": 4, "dropout": 0.25, "target_modules": ["q_proj"]}
+    with pytest.raises(Killed):
+        run_reward(tmp_path / "3-reward", tiny_config(center=0.5, lora=lora))
+    assert found["args"].center_rewards_coefficient == 0.5
+    assert str(found["args"].lr_scheduler_type.value) == "cosine"
+    assert found["dropout"] == {0.25}
+    start = "base_model.model.model.layers"
+    assert found["trained"] == {
+        "base_model.model.score.modules_to_save.default.weight",
+        *(f"{start}.{i}.self_attn.q_proj.lora_{x}.default.weight" for i in (0, 1) for x in "AB"),
+    }
+
+
+def test_nothing_calls_home(
+    tmp_path: Path, run_reward: Run, tiny_config: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import trl.trainer.base_trainer as trl_base
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("telemetry or a model card")
+
+    monkeypatch.setattr(trl_base, "send_telemetry", refuse)
+    monkeypatch.setattr(trl_base, "generate_model_card", refuse)
+    result = run_reward(tmp_path / "3-reward", tiny_config(epochs=1))
+    assert result.metrics["steps"] == 4
+
+
+def test_all_weights_can_train_without_an_adapter(
+    tmp_path: Path, run_reward: Run, tiny_config: Run, stage_pairs: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path / "3-reward"
+    result = run_reward(folder, tiny_config(lora=None, epochs=2))
+    assert result.model == {"base": "model", "adapters": []}
+    assert result.metrics["accuracy"]["value"] == 1.0
+    scorer = RewardModel.load(folder, device="cpu")
+    classifier = LlamaForSequenceClassification.from_pretrained(folder / "model").eval()
+    row = stage_pairs[3]
+    with torch.no_grad():
+        ids = torch.tensor([scorer.encode(row["prompt"], row["chosen"])])
+        expected = float(classifier(input_ids=ids).logits)
+    assert scorer([row["prompt"]], [row["chosen"]]) == pytest.approx([expected], abs=1e-5)
+    weights = load_file(folder / "model" / "model.safetensors")
+    assert torch.equal(weights["score.weight"], classifier.score.weight)
+    (folder / "model" / "reward_config.json").unlink()
+    with pytest.raises(UserError, match=r"no reward_config\.json"):
+        RewardModel.load(folder, device="cpu")
+
+
+def test_a_diverged_model_is_refused(
+    tmp_path: Path, run_reward: Run, tiny_config: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RewardModel, "score_ids", lambda self, rows: [1.0] * len(rows))
+    with pytest.raises(UserError, match="all equal"):
+        run_reward(tmp_path / "3-reward", tiny_config(epochs=1))
