@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from align.config import LoraConfig
 from align.errors import UserError
 from align.files import file_hash, make_folder, write_json_atomic
+from align.quiet import quiet_peft
 from align.references import ModelReference, listing
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ def peft_settings(lora: LoraConfig, **more: Any) -> PeftLora:
     )
 
 
+def add_lora(
+    model: PreTrainedModel, settings: PeftLora, adapter_name: str = "default"
+) -> PeftModel:
+    """A model with a fresh LoRA adapter in force (peft's `get_peft_model`)."""
+    with quiet_peft():
+        return get_peft_model(model, settings, adapter_name=adapter_name)
+
+
 def adapter_hashes(places: Sequence[str]) -> list[str]:
     """SHA-256 of each adapter's weights.
 
@@ -55,13 +64,15 @@ def adapter_hashes(places: Sequence[str]) -> list[str]:
     return [file_hash(Path(place) / WEIGHTS) for place in places]
 
 
+def merged_hashes(base: str) -> list[str]:
+    """Hashes of the adapters that an exported model already contains."""
+    path = Path(base) / MERGED
+    return list(json.loads(path.read_text("utf-8"))["adapters"]) if path.is_file() else []
+
+
 def check_adapters(reference: ModelReference) -> None:
     """Refuse an adapter named twice, or one that the base already contains."""
-    seen: dict[str, str] = {}
-    merged = Path(reference.base) / MERGED
-    if merged.is_file():
-        before = json.loads(merged.read_text(encoding="utf-8"))["adapters"]
-        seen = dict.fromkeys(before, f"the base {reference.base}")
+    seen = dict.fromkeys(merged_hashes(reference.base), f"the base {reference.base}")
     for place, digest in zip(reference.adapters, adapter_hashes(reference.adapters), strict=True):
         if digest in seen:
             raise UserError(
@@ -91,7 +102,7 @@ def merge_adapters(model: PreTrainedModel, places: Sequence[str]) -> PreTrainedM
             )
         check_fit(model, folder)
         settings.task_type, settings.inference_mode = "CAUSAL_LM", True
-        tuned = get_peft_model(model, settings)
+        tuned = add_lora(model, settings)
         result = set_peft_model_state_dict(tuned, load_file(folder / WEIGHTS))
         missing = [key for key in result.missing_keys if "lora_" in key]
         if missing or result.unexpected_keys:

@@ -15,6 +15,7 @@ from typing import Any
 
 from align.errors import UserError
 from align.files import write_json_atomic
+from align.quiet import quiet_transformers
 
 STAMP = "source.json"
 
@@ -45,7 +46,8 @@ def converted(file: Path) -> Path:
             remedy="copy the file to a folder that you can write",
         ) from error
     try:
-        convert(file, work)
+        with quiet_transformers():
+            convert(file, work)
         write_json_atomic(work / STAMP, stamp)
         shutil.rmtree(folder, ignore_errors=True)
         work.replace(folder)

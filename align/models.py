@@ -7,20 +7,18 @@ from a model's repository runs only where the reference says so.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from align.adapters import check_adapters, merge_adapters, save_adapter
 from align.config import ArchitectureConfig
 from align.errors import UserError
 from align.gguf import converted
+from align.quiet import quiet_transformers
 from align.references import ModelReference, listing, relative_model, resolve_reference
 
 if TYPE_CHECKING:
@@ -97,7 +95,7 @@ def load_model(reference: ModelReference, *, device: str | None = None) -> Loade
     dtype = pick_dtype(reference.dtype, device)
     check_adapters(reference)
     tokenizer = load_tokenizer(reference)
-    with without_bars():
+    with quiet_transformers():
         model = _load_base(reference, torch.float32 if reference.adapters else dtype)
     _fit_vocabulary(model, tokenizer, reference.base)
     model = merge_adapters(model, reference.adapters).to(device=device, dtype=dtype)
@@ -153,21 +151,9 @@ def build_model(
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a plain transformers folder (safetensors) that holds no path of this machine."""
     model.config._name_or_path = ""
-    with without_bars():
+    with quiet_transformers():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep transformers' own progress bars off the terminal for a block."""
-    before = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if before:
-            transformers_logging.enable_progress_bar()
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -206,12 +192,21 @@ def _load_base(reference: ModelReference, dtype: torch.dtype) -> PreTrainedModel
             where=place,
             allowed="safetensors (other formats can run code when they are read)",
         )
+    options |= {"attn_implementation": "sdpa", "use_safetensors": True}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **options
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, output_loading_info=True, **options
         )
     except (OSError, ValueError) as error:
         raise _cannot_load("model", reference, error) from error
+    # transformers would go on with random numbers in their place
+    absent = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if absent:
+        raise UserError(
+            f"{len(absent)} weights of a {type(model).__name__} are missing, such as {absent[0]}",
+            where=reference.base,
+        )
+    return model
 
 
 def _cannot_load(kind: str, reference: ModelReference, error: Exception) -> UserError:

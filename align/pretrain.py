@@ -24,7 +24,8 @@ from align.config import PretrainConfig, RunConfig
 from align.data.encoding import decode_response, encode_prompt, truncate_left
 from align.errors import UserError
 from align.generation import Sampling, generate
-from align.models import build_model, save_model, without_bars
+from align.models import build_model, save_model
+from align.quiet import quiet_transformers
 from align.tokenizer import train_tokenizer
 from align.training import (
     EarlyStop,
@@ -224,6 +225,6 @@ def _train(trainer: Trainer, section: PretrainConfig, job: StageJob) -> int:
 
 def _load_weights(trainer: Trainer, checkpoint: Path) -> None:
     """Copy a checkpoint's weights into the trainer's model."""
-    with without_bars():
+    with quiet_transformers():
         saved = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     trainer.model.load_state_dict(saved.state_dict())

@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -24,7 +24,9 @@ from align.artifacts import MetricsLog, StageJob
 from align.callbacks import StageCallback, last_complete_checkpoint
 from align.config import RunConfig, TrainConfig
 from align.errors import UserError
-from align.models import pick_device, pick_dtype, without_bars
+from align.models import pick_device, pick_dtype
+from align.quiet import quiet_transformers
+from align.references import ModelReference
 from align.settings import check_trainer_arguments
 
 if TYPE_CHECKING:
@@ -66,6 +68,14 @@ def load_split(section: TrainConfig, kind: Kind, config: RunConfig, job: StageJo
             remedy="give more rows, or `eval_data`",
         )
     return SplitRows(train, held, [record])
+
+
+def training_reference(
+    reference: ModelReference, config: RunConfig, *, full: bool
+) -> ModelReference:
+    """The model to train in its number format: float32 where its own weights train."""
+    dtype = pick_dtype(config.dtype, pick_device(config.device))
+    return replace(reference, dtype="float32" if full else str(dtype).removeprefix("torch."))
 
 
 def trainer_arguments(
@@ -159,10 +169,11 @@ def run_training(trainer: Trainer, name: str, job: StageJob, shown: Sequence[str
     log = MetricsLog(job.folder / "metrics.jsonl")
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StageCallback(name, job.progress, log, ("loss", *shown)))
-    last = last_complete_checkpoint(job.folder / "checkpoints")
+    with trainer.args.main_process_first():
+        last = last_complete_checkpoint(job.folder / "checkpoints")
     if last is not None:
         job.progress.note(f"{name}: going on from {last.name}")
-    with without_bars():
+    with quiet_transformers():
         trainer.train(resume_from_checkpoint=str(last) if last else None)
 
 
