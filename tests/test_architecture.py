@@ -124,6 +124,11 @@ def test_every_module_says_what_it_is_for(project: Path) -> None:
     assert silent == []
 
 
+def test_every_folder_of_sources_is_a_package(project: Path) -> None:
+    bare = {p.parent for p in sources(project) if not (p.parent / "__init__.py").exists()}
+    assert bare == set(), "an installed copy would lack them"
+
+
 def test_readme_tree_names_every_source_file(project: Path) -> None:
     readme = project / "README.md"
     if not readme.exists():

@@ -108,7 +108,12 @@ def test_the_network_is_used_only_for_hub_ids(run_file: Path) -> None:
         ("sft.warmup=1.1", "sft.warmup: 1.1 (number); allowed: a number <= 1"),
         ("sft.lora.alpha=.inf", "sft.lora.alpha: Infinity (number); allowed: a finite number"),
         ("sft.data.limit=1e30", "sft.data.limit: 1e+30 (number); allowed: an integer"),
-        ("sft.lora.target_modules=3", "sft.lora.target_modules: 3 (integer); allowed: text (quot"),
+        (
+            "sft.lora.target_modules=3",
+            "sft.lora.target_modules: 3 (integer); allowed: text (quote a number or yes/no that is "
+            "meant as text) or a list",
+        ),
+        ("sft.lora.target_modules=[1]", "sft.lora.target_modules: [1] (list); allowed: text"),
         ("sft=3", "sft: 3 (integer); allowed: a mapping"),
         ("device=gpu", "device: \"gpu\" (text); allowed: 'auto', 'cpu', 'cuda' or 'mps'"),
         ("name=a/b", 'name: "a/b" (text); allowed: text that matches'),
