@@ -149,14 +149,19 @@ def _open_saved(path: Path, split: str) -> Opened:
     return Opened([Table(str(folder), "row", _read_saved(folder))], files)
 
 
+# What `load_from_disk` raises for description files of another shape.
+_MALFORMED = (KeyError, TypeError, AttributeError)
+
+
 def _read_saved(folder: Path) -> Numbered:
     import pyarrow  # type: ignore[import-untyped]
     from datasets import load_from_disk
 
     try:
         rows = load_from_disk(str(folder)).with_format(None)
+        rows.data.validate(full=True)  # Arrow trusts its offsets: a damaged file would crash Python
         yield from enumerate(rows, 1)
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, *_MALFORMED) as error:
         raise UserError(
             f"not a sound folder of `save_to_disk` ({type(error).__name__}: {error})",
             where=str(folder),

@@ -146,9 +146,7 @@ def infer_numbers(rows: list[Row]) -> None:
     A column is whole or decimal as a whole; one empty or other value leaves it text, and so does a
     leading zero, which marks a code.
     """
-    if not rows:
-        return
-    for name in rows[0]:
+    for name in rows[0] if rows else ():
         values = [row.get(name) for row in rows]
         for shape, number in ((_WHOLE, int), (_DECIMAL, float)):
             if name not in TEXT_FIELDS and all(_is(shape, value) for value in values):

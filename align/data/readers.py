@@ -265,7 +265,7 @@ def _read_parquet(path: Path) -> Numbered:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"not a sound Parquet file ({error})", where=str(path)) from None
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,10 @@ FILES: dict[str, tuple[str, bytes, list[str]]] = {
     "nested beyond reason": ("x.jsonl", b"[" * 100_000, ["x.jsonl:1: "]),
     "a number beyond reason": ("x.jsonl", b'{"text": %s}' % (b"1" * 5000), ["x.jsonl:1: "]),
     "latin-1": (
-        # The first two lines have 14 bytes each, then 13 before the e with its accent.
+        # 14 and 15 bytes (the a with its accent has two), then 13 before the e with its accent.
         "x.jsonl",
-        TEXTS + b'{"text": "caf\xe9"}\n',
-        ["x.jsonl:3: byte 41 (0xe9) is not UTF-8; allowed: UTF-8; ", "iconv"],
+        b'{"text": "a"}\n{"text": "\xc3\xa1"}\n{"text": "caf\xe9"}\n',
+        ["x.jsonl:3: byte 42 (0xe9) is not UTF-8; allowed: UTF-8; ", "iconv"],
     ),
     "utf-16": ("x.txt", "word".encode("utf-16"), ["x.txt:1: byte 0 (0xff) is not UTF-8"]),
     "ragged csv": (
@@ -147,6 +148,11 @@ def test_sources_that_lead_nowhere_are_named(
     (tmp_path / "train.jsonl").write_bytes(TEXTS)
     (tmp_path / "sub").mkdir()
     fails(source, DataContext(tmp_path, None, 0), expected)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jsonl")
+    fails({"path": "x.jsonl"}, DataContext(tmp_path, None, 0), ["x.jsonl: not a regular file"])
 
 
 @pytest.mark.parametrize("file", ["x.txt", "x.parquet"])

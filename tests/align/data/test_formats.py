@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from align.data.dialogues import Unusable, read_hh
-from align.data.formats import Converter, infer_numbers, rename
+from align.data.formats import Converter, rename
 from align.errors import UserError
 
 
@@ -206,6 +206,11 @@ UNUSABLE: dict[str, tuple[str, dict[str, Any], str]] = {
         {"prompt": "a", "chosen": "b ", "rejected": " b"},
         "identical answers",
     ),
+    "identical but for spaces": (
+        "preferences",
+        {"prompt": said("a"), "chosen": answer("b\n"), "rejected": answer("b")},
+        "identical answers",
+    ),
     "no chosen": ("preferences", {"prompt": "a", "chosen": "", "rejected": "b"}, "empty answer"),
     "null answer": (
         "preferences",
@@ -245,6 +250,11 @@ UNUSABLE: dict[str, tuple[str, dict[str, Any], str]] = {
     "empty text": ("text", {"text": " \n"}, "empty text"),
     "null text": ("text", {"text": None}, "empty text"),
     "empty prompt": ("prompts", {"prompt": " "}, "empty prompt"),
+    "pair without a prompt": (
+        "preferences",
+        {"prompt": " ", "chosen": "a", "rejected": "b"},
+        "empty prompt",
+    ),
     "empty instruction": ("instructions", {"instruction": "", "output": "x"}, "empty prompt"),
     "empty output": ("instructions", {"instruction": "a", "output": " "}, "empty answer"),
     "empty last message": ("instructions", {"messages": said("a", " ")}, "empty answer"),
@@ -288,16 +298,3 @@ def test_unknown_fields_are_listed_with_those_accepted() -> None:
     assert "found: 'promt', 'choosen'" in line
     assert "allowed: prompt + chosen + rejected | chosen + rejected" in line
     assert "'promt': did you mean 'prompt'?" in line
-
-
-def test_numbers_of_a_file_without_types_are_read_a_column_at_a_time() -> None:
-    rows = [
-        {"label": "0", "share": "0.5", "zip": "01234", "gap": "1", "text": "7", "word": "one"},
-        {"label": "-12", "share": "2", "zip": "20095", "gap": "", "text": "8", "word": "2"},
-    ]
-    infer_numbers(rows)
-    assert rows == [
-        {"label": 0, "share": 0.5, "zip": "01234", "gap": "1", "text": "7", "word": "one"},
-        {"label": -12, "share": 2.0, "zip": "20095", "gap": "", "text": "8", "word": "2"},
-    ]
-    assert [type(row["share"]) for row in rows] == [float, float]

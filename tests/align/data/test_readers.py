@@ -72,8 +72,12 @@ def test_parquet_gives_nested_rows(tmp_path: Path) -> None:
 
 
 def test_plain_text_is_read_by_paragraphs(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.txt", "\n\none\ntwo \n \n\n  three\n\n")
-    assert list(open_file(path).rows) == [(3, {"text": "one\ntwo"}), (7, {"text": "  three"})]
+    path = write(tmp_path / "x.txt", "\n\none\ntwo \n \n\n  three\n\nfour")
+    assert list(open_file(path).rows) == [
+        (3, {"text": "one\ntwo"}),
+        (7, {"text": "  three"}),
+        (9, {"text": "four"}),
+    ]
 
 
 def test_places_count_lines_of_the_file_and_rows_elsewhere(tmp_path: Path) -> None:
@@ -119,10 +123,20 @@ def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-@pytest.mark.parametrize("second", ["train.csv", "train.jsonl.gz", "data/train.jsonl"])
+@pytest.mark.parametrize(
+    "second",
+    ["train.csv", "train.jsonl.gz", "data/train.jsonl", "train-00000-of-00001.jsonl"],
+)
 def test_a_split_in_two_files_is_ambiguous(tmp_path: Path, second: str) -> None:
     write(tmp_path / "train.jsonl", "{}\n")
     write(tmp_path / second, "{}\n")
+    with pytest.raises(UserError, match="'train' exists more than once"):
+        read(tmp_path)
+
+
+def test_a_part_of_a_split_in_two_files_is_ambiguous(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.jsonl.gz"):
+        write(tmp_path / "train" / name, "{}\n")
     with pytest.raises(UserError, match="'train' exists more than once"):
         read(tmp_path)
 
@@ -157,3 +171,18 @@ def test_a_broken_saved_set_is_named(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(UserError, match=r"has no \.arrow file"):
         read(tmp_path / "one")
+
+
+def test_damaged_offsets_of_a_saved_set_do_not_crash_python(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    # Arrow stores where each text ends: 1001 and 2003. A text that ends at 2 GiB is read from
+    # memory that is not ours unless the file is checked first.
+    Dataset.from_list([{"text": "a" * 1001}, {"text": "b" * 1002}]).save_to_disk(str(tmp_path))
+    (file,) = tmp_path.glob("*.arrow")
+    ends = (1001).to_bytes(4, "little") + (2003).to_bytes(4, "little")
+    data = file.read_bytes()
+    assert data.count(ends) == 1
+    file.write_bytes(data.replace(ends, (1001).to_bytes(4, "little") + b"\xff\xff\xff\x7f"))
+    with pytest.raises(UserError, match=r"not a sound folder of `save_to_disk` \(ArrowInvalid"):
+        read(tmp_path)

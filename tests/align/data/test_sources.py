@@ -12,6 +12,7 @@ import pytest
 
 from align.config import SourceConfig
 from align.data import DataContext, Rows, load_rows
+from align.data.formats import infer_numbers
 from align.data.sources import characters, derived_seed
 from align.errors import UserError
 
@@ -31,7 +32,7 @@ def test_record_says_what_was_read_and_what_was_left_out(tmp_path: Path) -> None
     path = write_lines(tmp_path / "x.jsonl", rows)
     (tmp_path / "README.md").write_text("# x\n\n**Licence:** MIT, see LICENSE\n", "utf-8")
     columns = {"prompt": "question"}
-    result = load(tmp_path, "preferences", path="x.jsonl", columns=columns, max_characters=5)
+    result = load(tmp_path, "preferences", path="x.jsonl", columns=columns, max_characters=3)
     assert [row["chosen"][0]["content"] for row in result.rows] == ["b", "d"]
     assert result.record == {
         "source": "x.jsonl",
@@ -40,7 +41,7 @@ def test_record_says_what_was_read_and_what_was_left_out(tmp_path: Path) -> None
         "rows": 2,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "licence": "MIT, see LICENSE",
-        "dropped": {"empty answer": 1, "identical answers": 2, "more than 5 characters": 1},
+        "dropped": {"empty answer": 1, "identical answers": 2, "more than 3 characters": 1},
     }
 
 
@@ -63,6 +64,7 @@ def test_limit_takes_the_first_of_a_seeded_shuffle(tmp_path: Path) -> None:
     assert ten.record["rows"] == 10
     assert ten.record["dropped"] == {"beyond the limit": 40}
     assert random.getstate() == state
+    assert load(tmp_path, "text", path="x.jsonl", limit=99).record["dropped"] == {}
     whole = load(tmp_path, "text", path="x.jsonl")
     assert [row["text"] for row in whole.rows] == [str(n) for n in range(50)]
 
@@ -87,6 +89,19 @@ def test_csv_numbers_become_numbers_and_texts_stay(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("sentence,label\n12,1\n13,0\n", "utf-8")
     rows = load(tmp_path, "table", path="x.csv", columns={"text": "sentence"}).rows
     assert rows == [{"text": "12", "label": 1}, {"text": "13", "label": 0}]
+
+
+def test_numbers_of_a_file_without_types_are_read_a_column_at_a_time() -> None:
+    rows = [
+        {"label": "0", "share": "0.5", "zip": "01234", "gap": "1", "text": "7", "word": "one"},
+        {"label": "-12", "share": "2", "zip": "20095", "gap": "", "text": "8", "word": "2"},
+    ]
+    infer_numbers(rows)
+    assert rows == [
+        {"label": 0, "share": 0.5, "zip": "01234", "gap": "1", "text": "7", "word": "one"},
+        {"label": -12, "share": 2.0, "zip": "20095", "gap": "", "text": "8", "word": "2"},
+    ]
+    assert [type(row["share"]) for row in rows] == [float, float]
 
 
 def test_shards_have_one_hash_that_depends_on_each(tmp_path: Path) -> None:
@@ -189,6 +204,19 @@ def test_hub_stream_stops_at_the_limit(tmp_path: Path, monkeypatch: pytest.Monke
     assert kept == ("hub:a/b", "test", "r", "mit")
 
 
+def test_a_stream_that_breaks_off_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    class Broken(FakeHub):
+        def __iter__(self) -> Any:
+            yield {"text": "a"}
+            raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Broken([]))
+    with pytest.raises(UserError, match="hub set 'a/b': the hub cannot be reached"):
+        load(tmp_path, "text", hub="a/b", streaming=True, limit=5)
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -217,7 +245,7 @@ def test_ten_thousand_lines_take_a_fraction_of_a_second(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(line * 10_000, 1))
     start = time.process_time()
     assert len(load(tmp_path, "instructions", path="x.jsonl.gz").rows) == 10_000
-    assert time.process_time() - start < 1.0  # 0.15 s on a quiet core
+    assert time.process_time() - start < 3.0  # 0.15 s on a quiet core, more under coverage
 
 
 @pytest.mark.real_data
