@@ -25,8 +25,8 @@ from align.models import (
     load_tokenizer,
     pick_device,
     resolve_reference,
-    without_bars,
 )
+from align.quiet import quiet_transformers
 from align.shared import SharedBase
 from reward.parts import (
     AdapterTrunk,
@@ -103,7 +103,7 @@ class RewardModel:
     def _load_full(cls, folder: Path, *, normalised: bool, device: str | None) -> Self:
         """Load a reward model that was trained without an adapter."""
         settings = RewardSettings.read(folder)
-        with without_bars():
+        with quiet_transformers():
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )

@@ -11,23 +11,22 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import trl
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from trl import RewardConfig as TRLRewardConfig
-from trl import RewardTrainer
 
-from align.adapters import peft_settings
+from align.adapters import add_lora, peft_settings, save_adapter
 from align.artifacts import StageJob, StageResult, write_rows_atomic
 from align.config import RewardConfig, RunConfig
 from align.data.encoding import encode_prompt, encode_response
 from align.errors import UserError
-from align.models import load_model, pick_device, relative_model, save_adapter, save_model
+from align.models import load_model, save_model
+from align.references import relative_model
 from align.shared import initial_head
 from align.training import (
     cpu_threads,
@@ -35,6 +34,7 @@ from align.training import (
     own_randomness,
     run_training,
     trainer_arguments,
+    training_reference,
 )
 from reward.evaluate import Pairs, pair_metrics, score_pairs
 from reward.model import RewardModel
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 200
 """Held-out pairs in `samples.jsonl`."""
+TOO_LONG = "longer than max_length"
 
 
 class Encoded(NamedTuple):
@@ -55,7 +56,7 @@ class Encoded(NamedTuple):
     left_out: int
 
 
-class QuietRewardTrainer(RewardTrainer):  # type: ignore[misc]  # trl is untyped
+class QuietRewardTrainer(trl.RewardTrainer):  # type: ignore[misc]  # trl is untyped
     """TRL's trainer without its call home and without model cards."""
 
     def _send_telemetry(self) -> None:
@@ -76,32 +77,35 @@ def train_reward(config: RunConfig, job: StageJob) -> StageResult:
     assert section is not None
     train, held, records = load_split(section, "preferences", config, job)
     reference = job.inputs["base"]
-    if section.lora is None:  # all weights train: in float32 under autocast
-        reference = replace(reference, dtype="float32")
+    start = training_reference(reference, config, full=section.lora is None)
+    causal, tokenizer, _ = load_model(start, device="cpu")  # the trainer places it
+    pairs = encode_pairs(tokenizer, train, section.max_length, "reward.data")
+    judged = encode_pairs(tokenizer, held, section.max_length, "reward.eval_data")
+    records[0]["dropped"] = {**records[0]["dropped"], TOO_LONG: pairs.left_out}
     with own_randomness(), cpu_threads(config.threads):
-        loaded = load_model(reference, device=pick_device(config.device))
-        pairs = encode_pairs(loaded.tokenizer, train, section.max_length, "reward.data")
-        judged = encode_pairs(loaded.tokenizer, held, section.max_length, "reward.eval_data")
-        model = _adapted(build_classifier(loaded.model, config.seed), section, config.seed)
-        trainer = _trainer(config, job, model, loaded.tokenizer, pairs)
+        model = _adapted(build_classifier(causal, config.seed), section, config.seed)
+        trainer = _trainer(config, job, model, tokenizer, pairs)
         run_training(trainer, "reward", job, ("accuracy", "margin"))
-        scorer = _save(trainer.model.eval(), loaded.tokenizer, section, job)
-        scores = score_pairs(scorer, judged.rows)
-    settings = _measured(scorer.settings, scores)
-    settings.write(job.folder / _folder(section))
-    samples = scores.samples()[:SAMPLES]
-    write_rows_atomic(job.folder / "samples.jsonl", samples)
-    shutil.rmtree(job.folder / "checkpoints")
+        tuned = trainer.accelerator.unwrap_model(trainer.model).eval()
+        scores = score_pairs(scorer(tuned, tokenizer), judged.rows)
+    settings = measured(scores, causal.config.max_position_embeddings)
+    if trainer.is_world_process_zero():
+        _save(tuned, tokenizer, settings, job)
+        write_rows_atomic(job.folder / "samples.jsonl", scores.samples()[:SAMPLES])
+        shutil.rmtree(job.folder / "checkpoints")
     metrics = pair_metrics(scores) | {
         "score_mean": settings.mean,
         "score_std": settings.std,
-        "train_pairs": len(pairs.rows),
+        "pairs": len(pairs.rows),
+        "too_long": pairs.left_out,
         "heldout_pairs": len(judged.rows),
-        "left_out": pairs.left_out + judged.left_out,
+        "heldout_too_long": judged.left_out,
         "steps": trainer.state.global_step,
     }
-    own = relative_model(job.inputs["base"], job.folder, ("adapter",))
-    return StageResult(metrics, records, own if section.lora else {"base": "model", "adapters": []})
+    made: dict[str, Any] = {"base": "model", "adapters": []}
+    if section.lora is not None:
+        made = relative_model(reference, job.folder, ("adapter",))
+    return StageResult(metrics, records, made)
 
 
 def encode_pairs(
@@ -161,8 +165,9 @@ def _adapted(
     """The classifier under a fresh adapter that trains with the head, or with all weights free."""
     if section.lora is None:
         return model.requires_grad_(True)
-    torch.manual_seed(seed)
-    adapted: PeftModel = get_peft_model(model, peft_settings(section.lora, task_type="SEQ_CLS"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted = add_lora(model, peft_settings(section.lora, task_type="SEQ_CLS"))
     # peft names every head that a classifier may have; this one has `score`.
     adapted.peft_config["default"].modules_to_save = ["score"]
     return adapted
@@ -174,7 +179,7 @@ def _trainer(
     model: PeftModel | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Encoded,
-) -> RewardTrainer:
+) -> QuietRewardTrainer:
     """TRL's trainer on encoded pairs."""
     section = config.reward
     assert section is not None
@@ -183,7 +188,7 @@ def _trainer(
         "max_length": None,  # too long pairs are left out before, and counted
         "disable_dropout": False,  # the base's is off already; the adapter's follows `lora`
     }
-    arguments = trainer_arguments(TRLRewardConfig, "reward", config, job, own)
+    arguments = trainer_arguments(trl.RewardConfig, "reward", config, job, own)
     return QuietRewardTrainer(
         model=model,
         args=arguments,
@@ -192,33 +197,18 @@ def _trainer(
     )
 
 
-def _folder(section: RewardConfig) -> str:
-    return "adapter" if section.lora else "model"
-
-
-def _save(
-    model: Any, tokenizer: PreTrainedTokenizerBase, section: RewardConfig, job: StageJob
-) -> RewardModel:
-    """Write the weights, and return the trained model as a scorer."""
-    folder = job.folder / _folder(section)
-    if section.lora:
-        save_adapter(model, "default", folder)
-        model = model.get_base_model()
-    else:
-        save_model(model, tokenizer, folder)
-    settings = RewardSettings(max_length=model.config.max_position_embeddings)
-    return RewardModel(ModelTrunk(model), _plain_head(model.score), tokenizer, settings)
-
-
-def _plain_head(score: nn.Module) -> nn.Linear:
-    """The trained head, out of peft's wrapper, in float32."""
-    trained = getattr(score, "modules_to_save", {"default": score})["default"]
+def scorer(model: Any, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
+    """The trained model (with or without an adapter) as a scorer of raw scores."""
+    classifier = model.get_base_model() if isinstance(model, PeftModel) else model
+    score = classifier.score
+    trained = score.modules_to_save["default"] if isinstance(model, PeftModel) else score
     head = nn.Linear(trained.in_features, 1, bias=False, device=trained.weight.device)
     head.weight.data.copy_(trained.weight.data)
-    return head
+    longest = classifier.config.max_position_embeddings
+    return RewardModel(ModelTrunk(classifier), head, tokenizer, RewardSettings(max_length=longest))
 
 
-def _measured(settings: RewardSettings, scores: Pairs) -> RewardSettings:
+def measured(scores: Pairs, max_length: int) -> RewardSettings:
     """Mean and spread of the held-out scores, so that PPO sees scores of mean 0 and std 1.
 
     Raises:
@@ -232,4 +222,20 @@ def _measured(settings: RewardSettings, scores: Pairs) -> RewardSettings:
             where="reward",
             remedy="lower learning_rate or raise warmup",
         )
-    return replace(settings, mean=float(values.mean()), std=std, n=len(values))
+    return RewardSettings(float(values.mean()), std, len(values), max_length)
+
+
+def _save(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: RewardSettings,
+    job: StageJob,
+) -> None:
+    """Write what was trained - the adapter with its head, or the whole model - and the settings."""
+    if isinstance(model, PeftModel):
+        folder = job.folder / "adapter"
+        save_adapter(model, "default", folder)
+    else:
+        folder = job.folder / "model"
+        save_model(model, tokenizer, folder)
+    settings.write(folder)

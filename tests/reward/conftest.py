@@ -54,9 +54,8 @@ def make_config(**reward: Any) -> RunConfig:
 def sft_reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A saved base and an SFT adapter that changes it clearly."""
     import torch
-    from peft import get_peft_model
 
-    from align.adapters import peft_settings
+    from align.adapters import add_lora, peft_settings
     from align.config import LoraConfig
     from align.models import ModelReference, build_model, save_adapter, save_model
     from align.tokenizer import train_tokenizer
@@ -69,7 +68,7 @@ def sft_reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
     )
     model = build_model(shape, tokenizer, seed=1)
     save_model(model, tokenizer, folder / "base")
-    adapted = get_peft_model(model, peft_settings(LoraConfig(r=2, alpha=4)))
+    adapted = add_lora(model, peft_settings(LoraConfig(r=2, alpha=4)))
     generator = torch.Generator().manual_seed(2)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:

@@ -55,7 +55,7 @@ def test_a_visible_preference_is_learnt(stage: Path) -> None:
     assert metrics["accuracy"]["value"] == 1.0
     assert metrics["longer_wins"]["value"] == 1.0
     assert metrics["margin"]["low"] > 0
-    assert (metrics["train_pairs"], metrics["heldout_pairs"], metrics["left_out"]) == (32, 32, 0)
+    assert (metrics["pairs"], metrics["heldout_pairs"], metrics["too_long"]) == (32, 32, 0)
     assert metrics["steps"] == 12  # 32 pairs / 8 * 3 epochs
 
 
@@ -122,7 +122,9 @@ def test_too_long_pairs_are_left_out_and_counted(
     loud = {**stage_pairs[0], "rejected": [{"role": "assistant", "content": "bad " * 60}]}
     rows = [*stage_pairs[:8], loud]
     result = run_reward(tmp_path / "a", tiny_config(epochs=1), rows)
-    assert (result.metrics["train_pairs"], result.metrics["left_out"]) == (8, 2)  # and held out
+    assert (result.metrics["pairs"], result.metrics["too_long"]) == (8, 1)
+    assert (result.metrics["heldout_pairs"], result.metrics["heldout_too_long"]) == (8, 1)
+    assert result.data[0]["dropped"]["longer than max_length"] == 1
     with pytest.raises(UserError, match=r"reward\.data: none of 1 pairs fits 64 tokens"):
         run_reward(tmp_path / "b", tiny_config(), [loud])
 
