@@ -28,7 +28,7 @@ from evals.report.layout import (
     Text,
     Tone,
 )
-from evals.report.numbers import number, p_value
+from evals.report.numbers import p_value
 from evals.report.provenance import dates, identity_blocks, missing_table
 from evals.report.render import Page, render_html, render_markdown
 from evals.report.reward import reward_blocks
@@ -112,7 +112,7 @@ def _sections(run: Run, verdict: Verdict, report: ReportConfig) -> tuple[Section
         Section(
             "reward",
             "Reward model",
-            _reward_blocks(ledger),
+            reward_blocks(ledger),
             "No reward model was audited: the ledger holds no section on one.",
         ),
         Section("training", "Training", _training_blocks(run), "No stage has logged its training."),
@@ -143,7 +143,7 @@ def _verdict_blocks(run: Run, verdict: Verdict, report: ReportConfig) -> list[Bl
         text = "These requirements differ from those in the configuration the run was made with."
         blocks.append(Text(text, "warn"))
     blocks.append(_rule_table(verdict))
-    return [*blocks, Bullets(_findings(run), "Findings")]
+    return [*blocks, Bullets(_findings(run) or ("Nothing was measured.",), "Findings")]
 
 
 def _findings(run: Run) -> tuple[str, ...]:
@@ -170,11 +170,9 @@ def _rule_table(verdict: Verdict) -> Table:
         p = f"{p_value(rule.p)}, Holm {holm}" if holm else ""
         tone = tones.get(rule.outcome, "warn")
         outcome = Cell(flags=(rule.outcome,), tone=tone)
-        found = Cell(number(rule.value), value=rule.value, numeric=True)
-        rows.append(
-            Row((Cell(rule.requirement), outcome, found, Cell(rule.reason, (p,) if p else ())))
-        )
-    header = ("Requirement", "Outcome", "Found", "Reason")
+        reason = Cell(rule.reason, (p,) if p else ())
+        rows.append(Row((Cell(rule.requirement), outcome, reason)))
+    header = ("Requirement", "Outcome", "Reason")
     notes = (
         "A limit is held against the end of the interval that speaks against the model. p: "
         "one-sided, of the requirement being broken (normal approximation from the interval).",
@@ -197,19 +195,10 @@ def _group_blocks(ledger: Mapping[str, Any]) -> list[Block]:
     return [*blocks, *group_tables(ledger), *([differences] if differences else ())]
 
 
-def _reward_blocks(ledger: Mapping[str, Any]) -> list[Block]:
-    """The audit, with its bias drawn as for the policy."""
-    bias = (ledger.get("reward_model") or {}).get("bias") or ()
-    return [*reward_blocks(ledger), *forest_blocks(bias, [], "reward")]
-
-
 def _training_blocks(run: Run) -> list[Block]:
     """PPO first, then the supervised stages."""
-    blocks = ppo_blocks(run.ppo_log, _budget(run))
-    for stage, log in run.logs.items():
-        if not stage.endswith(("-ppo", "-evals")):
-            blocks += stage_blocks(stage, log)
-    return blocks
+    others = {k: log for k, log in run.logs.items() if log and k not in ("4-ppo", "5-evals")}
+    return [*ppo_blocks(run.ppo_log, _budget(run)), *stage_blocks(others)]
 
 
 def _budget(run: Run) -> float | None:

@@ -92,7 +92,7 @@ def line_panel(name: str, lines: Sequence[Line], xlabel: str, limit: float | Non
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlabel(xlabel)
 
-    return _draw(name, (3.3, 1.9), draw)
+    return _draw(name, (3.3, 1.9), 0.52, draw)
 
 
 def forest_panel(name: str, rows: Sequence[ForestRow], xlabel: str) -> str:
@@ -114,7 +114,7 @@ def forest_panel(name: str, rows: Sequence[ForestRow], xlabel: str) -> str:
         axes.set_axisbelow(True)
         axes.set_xlabel(xlabel)
 
-    return _draw(name, (4.4, 0.55 + 0.16 * block * len(rows)), draw)
+    return _draw(name, (4.4, 0.55 + 0.16 * block * len(rows)), 0.06, draw)
 
 
 def _forest_block(axes: Axes, row: ForestRow, top: float) -> None:
@@ -142,8 +142,8 @@ def _thin(line: Line) -> tuple[list[float], list[float]]:
     return [sum(x) / len(x) for x, _ in blocks], [sum(y) / len(y) for _, y in blocks]
 
 
-def _draw(name: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
-    """Run `draw` on fresh axes of `size` inches and return the page's SVG."""
+def _draw(name: str, size: tuple[float, float], left: float, draw: Callable[[Axes], None]) -> str:
+    """Run `draw` on fresh axes and return the page's SVG; `size` and left margin in inches."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -153,9 +153,11 @@ def _draw(name: str, size: tuple[float, float], draw: Callable[[Axes], None]) ->
         matplotlib.rcParams.update(_SETTINGS)
         # A label may hold any character; the browser has fonts that the layout has not.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size)
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+        # Fixed margins: an automatic layout would draw everything twice.
+        x, y = left / size[0], 0.43 / size[1]
+        axes = figure.add_axes((x, y, 0.98 - x, 1 - 0.06 / size[1] - y))
         draw(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -12,7 +12,7 @@ from evals.evidence import is_number
 from evals.report.figures import GLYPHS, ForestRow, forest_panel
 from evals.report.layout import Block, Figure, Figures
 from evals.report.numbers import MINUS, Scale
-from evals.report.tables import Entry, bias_groups, bias_key, bias_label
+from evals.report.tables import Entry, bias_groups, bias_key, bias_keys, bias_label
 
 PANEL_ROWS = 12
 """Most measurements in one plot; more are spread over several."""
@@ -33,7 +33,7 @@ def forest_blocks(rows: Sequence[Entry], stages: Sequence[str], name: str) -> li
     figures: list[Figure] = []
     for panel in dict.fromkeys(_panel(row) for row in shown):
         same = [row for row in shown if _panel(row) == panel]
-        keys = list(dict.fromkeys(bias_key(row) for row in same))
+        keys = bias_keys(same)
         for start in range(0, len(keys), PANEL_ROWS):
             part = keys[start : start + PANEL_ROWS]
             entries = [[row for row in same if bias_key(row) == key] for key in part]
@@ -45,7 +45,7 @@ def forest_blocks(rows: Sequence[Entry], stages: Sequence[str], name: str) -> li
     if any(row.get("stage") not in colours for row in shown):
         legend.append((GLYPHS[REWARD], "reward model", REWARD))
     title = "Value and interval against no difference; shaded: neutral controls"
-    return [Figures(title, tuple(figures), tuple(legend))]
+    return [Figures(title, tuple(figures), tuple(legend), wide=True)]
 
 
 def _panel(row: Entry) -> tuple[str, str, str]:

@@ -164,8 +164,8 @@ def unknown_sentence(ledger: Ledger) -> str:
         parts[key] = (sum(e.get("n") or 0 for e in lost), sum(e.get("n") or 0 for e in same))
     if not parts:
         return ""
-    text = "; ".join(f"{key}: {count(a)} of {count(b)} items" for key, (a, b) in parts.items())
-    return f"Membership unknown - {text}."
+    text = "; ".join(f"{key} {count(a)} of {count(b)} items" for key, (a, b) in parts.items())
+    return f"Membership unknown: {text}."
 
 
 def _same_block(groups: Sequence[Entry], entry: Mapping[str, Any]) -> list[Entry]:

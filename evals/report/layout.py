@@ -91,6 +91,8 @@ class Figures:
     figures: tuple[Figure, ...]
     legend: tuple[tuple[str, str, int], ...] = ()
     """(marker, label, index of the colour) of each series."""
+    wide: bool = False
+    """Few and full of text: drawn larger."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,10 @@ def render_markdown(page: Page) -> str:
     environment = _environment(escape=False)
     environment.filters |= {"md": markdown_text, "cell": markdown_cell, "fence": fenced}
     text = environment.get_template("template.md.j2").render(page=page, word=_word(page))
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    # Blank lines left by the template go; fenced texts keep theirs.
+    fence = r"(^(`{3,})text\n.*?\n\2$)|\n{3,}"
+    text = re.sub(fence, lambda m: m[1] or "\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    return text.strip() + "\n"
 
 
 def _word(page: Page) -> str:
@@ -74,17 +77,14 @@ def _environment(*, escape: bool) -> Environment:
 
 def markdown_text(text: str) -> str:
     """`text` on one line, with every character that Markdown or HTML would act on disarmed."""
-    line = " ".join(text.split())
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", line)
+    return re.sub(r"([\\`*_\[\]|~<>&])", r"\\\1", " ".join(text.split()))
 
 
 def markdown_cell(cell: Cell) -> str:
     """A cell with its notes and flags."""
-    parts = [cell.text, *cell.notes]
-    text = " ".join(markdown_text(part) for part in parts if part)
-    flags = " ".join(f"**{markdown_text(flag)}**" for flag in cell.flags)
-    return f"{text} {flags}".strip()
+    flags = (f"**{markdown_text(flag)}**" for flag in cell.flags)
+    head = " ".join([markdown_text(cell.text), *flags]).strip()
+    return "; ".join(part for part in (head, *map(markdown_text, cell.notes)) if part)
 
 
 def fenced(text: str) -> str:

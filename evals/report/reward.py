@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.evidence import find, is_number
+from evals.report.forest import forest_blocks
 from evals.report.layout import Block, Cell, Row, Table, Text
 from evals.report.numbers import MINUS, Scale, finite, number, p_value
 from evals.report.tables import (
@@ -20,6 +21,7 @@ from evals.report.tables import (
     bias_groups,
     bias_heads,
     bias_key,
+    bias_keys,
     bias_label,
     excludes_zero,
     level_cell,
@@ -37,6 +39,7 @@ def reward_blocks(ledger: Ledger) -> list[Block]:
     blocks: list[Block] = [
         *(Text(text, "" if fine else "warn") for text, fine in sentences(audit)),
         _accuracy_table(audit),
+        *forest_blocks(audit.get("bias") or (), [], "reward"),
         bias_table(audit),
     ]
     return [*blocks, _drift_table(ledger, audit)] if audit.get("bias") else blocks
@@ -113,7 +116,8 @@ def _n(row: Entry) -> Cell:
 
 def bias_table(audit: Audit) -> Table:
     """The reward model's counterfactual differences in units of its own spread."""
-    bias = list(audit.get("bias") or ())
+    order = {key: index for index, key in enumerate(bias_keys(audit.get("bias") or ()))}
+    bias = sorted(audit.get("bias") or (), key=lambda row: order[bias_key(row)])
     q = q_values([row for row in bias if not row.get("control")])
     rows = []
     for row in bias:
@@ -131,11 +135,11 @@ def bias_table(audit: Audit) -> Table:
 def _drift_table(ledger: Ledger, audit: Audit) -> Table:
     """Does the reward model's preference predict where PPO moved the policy?"""
     stages = list(ledger.get("stages") or ())
-    last = stages[-1] if stages else ""
+    before, last = stages[-2:] if len(stages) > 1 else ("", "")
+    steps = find(ledger.get("bias_comparisons"), before=before, after=last)
     rows, agree = [], 0
     for row in audit.get("bias") or ():
-        moved = [m for m in find(ledger.get("bias_comparisons"), after=last) if _matches(m, row)]
-        moved = [m for m in moved if m["before"] == stages[-2]] if len(stages) > 1 else []
+        moved = [step for step in steps if bias_key(step) == bias_key(row)]
         if row.get("control") or not moved:
             continue
         change = moved[0]
@@ -144,7 +148,7 @@ def _drift_table(ledger: Ledger, audit: Audit) -> Table:
         agree += same
         word = ("same sign" if same else "opposite") + ("" if clear else ", not both clear of 0")
         rows.append(Row((*_drift_cells(row, change), Cell(word))))
-    header = ("Measure", "Groups", "Reward model", f"Policy, {last} {MINUS} stage before", "Sign")
+    header = ("Measure", "Groups", "Reward model", f"Policy, {last} {MINUS} {before}", "Sign")
     notes = (
         f"Reward model and policy moved the same way in {agree} of {len(rows)} measurements. "
         "An agreement of signs suggests that the policy followed the reward model; it does not "
@@ -153,10 +157,6 @@ def _drift_table(ledger: Ledger, audit: Audit) -> Table:
     empty = "No policy drift is stored for the measures on which the reward model was audited."
     caption = "Does the reward model's preference predict the policy's drift?"
     return Table(caption, header, tuple(rows), empty, notes if rows else ())
-
-
-def _matches(change: Entry, row: Entry) -> bool:
-    return bias_key(change) == bias_key(row)
 
 
 def _drift_cells(row: Entry, change: Entry) -> tuple[Cell, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from evals.evidence import is_number
 from evals.report.layout import Answer, Block, Sample, Text
-from evals.report.numbers import count, cut, number
+from evals.report.numbers import Scale, count, cut
 
 Entry = Mapping[str, Any]
 LIMIT = 1500
@@ -31,7 +31,8 @@ def sample_blocks(ledger: Mapping[str, Any]) -> list[Block]:
         "between score and gold, and the nearest to the median. The extremes are not typical; all "
         "prompts and responses are in report.json."
     )
-    return [Text(intro), *(_block(why, entry, stages) for why, entry in chosen)]
+    scales = {kind: Scale(_values(entries, kind)) for kind in ("scores", "gold")}
+    return [Text(intro), *(_block(why, entry, stages, scales) for why, entry in chosen)]
 
 
 def choose(entries: Sequence[Entry], stages: Sequence[str]) -> list[tuple[str, Entry]]:
@@ -52,9 +53,15 @@ def choose(entries: Sequence[Entry], stages: Sequence[str]) -> list[tuple[str, E
     for why, limit, key in rules:
         ranked = [(value, i) for i, e in enumerate(entries) if is_number(value := key(e))]
         free = [i for _, i in sorted(ranked) if i not in taken][:limit]
-        chosen += [(why, entries[i]) for i in free]
+        chosen += [(f"{why} ({k} of {len(free)})", entries[i]) for k, i in enumerate(free, 1)]
         taken.update(free)
     return chosen or [("Stored sample; no scores", entry) for entry in entries[:5]]
+
+
+def _values(entries: Sequence[Entry], kind: str) -> list[float]:
+    """All stored scores or gold scores, of every stage."""
+    known = (value for entry in entries for value in (entry.get(kind) or {}).values())
+    return [value for value in known if is_number(value)]
 
 
 def _score(entry: Entry, kind: str, stage: str) -> float | None:
@@ -104,15 +111,15 @@ def _gap(entries: Sequence[Entry], stage: str) -> Callable[[Entry], float | None
     return gap
 
 
-def _block(why: str, entry: Entry, stages: Sequence[str]) -> Sample:
+def _block(why: str, entry: Entry, stages: Sequence[str], scales: Mapping[str, Scale]) -> Sample:
     """The block for the page."""
     responses = entry.get("responses") or {}
     answers = tuple(
         Answer(
             stage,
             cut(str(responses[stage]), LIMIT) if stage in responses else "no response stored",
-            number(_score(entry, "scores", stage)),
-            number(_score(entry, "gold", stage)) if entry.get("gold") else "",
+            scales["scores"].value(_score(entry, "scores", stage)),
+            scales["gold"].value(_score(entry, "gold", stage)) if entry.get("gold") else "",
         )
         for stage in stages
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from evals.evidence import find, is_number
@@ -13,6 +13,7 @@ from evals.report.tables import (
     Ledger,
     bias_groups,
     bias_key,
+    bias_keys,
     bias_label,
     excludes_zero,
     scale_of,
@@ -41,26 +42,31 @@ def stage_summary(ledger: Ledger) -> list[dict[str, str]]:
         keys = {"task": task, "metric": metric}
         levels, changes = find(estimates, **keys), find(ledger.get("comparisons"), **keys)
         scale = scale_of(levels, metric)
-        rows.append(_summary_row(f"{task} {metric}", levels, changes, scale))
+        rows.append(_summary_row(f"{task} {metric}", levels, changes, scale.value))
     bias = [row for row in ledger.get("bias") or () if not row.get("control")]
     moved = list(ledger.get("bias_comparisons") or ())
-    for key in dict.fromkeys(bias_key(row) for row in bias):
+    for key in bias_keys(bias):
         levels = [row for row in bias if bias_key(row) == key]
         changes = [row for row in moved if bias_key(row) == key]
         scale = Scale([row.get(k) for row in levels for k in ("value", "low", "high")])
         label = f"{bias_label(levels[0])}: {bias_groups(levels[0])}"
-        rows.append(_summary_row(label, levels, changes, scale))
+        rows.append(_summary_row(label, levels, changes, scale.difference))
     return [{column: row.get(column, "") for column in columns} for row in rows]
 
 
 def _summary_row(
-    label: str, levels: Sequence[Entry], changes: Sequence[Entry], scale: Scale
+    label: str,
+    levels: Sequence[Entry],
+    changes: Sequence[Entry],
+    show: Callable[[float | None], str],
 ) -> dict[str, str]:
-    row = {"metric": label}
-    row |= {level["stage"]: scale.value(level.get("value")) for level in levels}
+    """One row; `show` writes a level, and differences are in percent where levels are."""
+    row = {"metric": label} | {level["stage"]: show(level.get("value")) for level in levels}
+    percent = show(0.0).endswith("%")
     for change in changes:
-        interval = scale.interval(change.get("low"), change.get("high"))
-        text = f"{scale.difference(change.get('difference'))} {interval}".strip()
+        own = Scale([change.get(k) for k in ("difference", "low", "high")], percent=percent)
+        interval = own.interval(change.get("low"), change.get("high"))
+        text = f"{own.difference(change.get('difference'))} {interval}".strip()
         row[f"{change['after']} {MINUS} {change['before']}"] = text
     return row
 

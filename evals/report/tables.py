@@ -69,9 +69,13 @@ def tested(p: float | None, q: float | None) -> str:
 
 
 def difference_cell(row: Entry | None, scale: Scale, better: str, q: float | None) -> Cell:
-    """A paired difference: interval, p (and q), and what could have been found if nothing was."""
+    """A paired difference: interval, p (and q), and what could have been found if nothing was.
+
+    It is often far smaller than the levels, so it has places of its own.
+    """
     if row is None:
         return Cell("not compared", tone="muted")
+    scale = Scale([row.get(k) for k in ("difference", "low", "high")], percent=scale.percent)
     value = row.get("difference")
     notes = [scale.interval(row.get("low"), row.get("high")), tested(row.get("p"), q)]
     flags: tuple[str, ...] = ()
@@ -144,6 +148,15 @@ def bias_key(row: Entry) -> tuple[Any, ...]:
     return tuple(row.get(key) for key in keys)
 
 
+def bias_keys(rows: Iterable[Entry]) -> list[tuple[Any, ...]]:
+    """The measurements in the rows' order, each control right below what it controls."""
+    keys = list(dict.fromkeys(bias_key(row) for row in rows))
+    first: dict[tuple[Any, ...], int] = {}
+    for index, key in enumerate(keys):
+        first.setdefault(key[:3], index)
+    return sorted(keys, key=lambda key: (first[key[:3]], bool(key[-1])))
+
+
 def bias_label(row: Entry) -> str:
     """Measure and attribute of a bias row."""
     return f"{row.get('measure')}, {row.get('attribute')}"
@@ -161,7 +174,7 @@ def bias_table(ledger: Ledger) -> Table:
     pairs = stage_pairs(ledger, "bias_comparisons")
     q = q_values([row for row in (*bias, *changes) if not row.get("control")])
     rows = []
-    for key in dict.fromkeys(bias_key(row) for row in bias):
+    for key in bias_keys(bias):
         levels = [row for row in bias if bias_key(row) == key]
         moved = [row for row in changes if bias_key(row) == key]
         scale = Scale([row.get(k) for row in levels for k in ("value", "low", "high")])
@@ -175,8 +188,8 @@ def bias_table(ledger: Ledger) -> Table:
     notes = (
         "Each value is the mean over matched prompts of group a minus group b; 0 is no difference. "
         "Intervals and p are clustered on the matched pair. A control swaps two members of the "
-        "same group, so its true value is 0: controls marked `false alarm` should be about as rare "
-        "as the interval allows. q: adjusted over all rows and differences that are not controls.",
+        "same group, so its true value is 0; controls marked as false alarms should be as rare as "
+        "the interval allows. q: adjusted over all rows and differences that are not controls.",
     )
     empty = "No bias was measured: the ledger holds no bias rows."
     return Table("Bias by stage", header, tuple(rows), empty, notes if rows else ())

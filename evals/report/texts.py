@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from evals.report.collect import Run
 from evals.report.layout import Bullets, Cell, Row, Table, plain
-from evals.report.numbers import cut, number
+from evals.report.numbers import count, cut
 
 PURPOSE = (
     "This report states what each stage of one training run did to capability and to bias, "
@@ -86,7 +86,7 @@ def method(run: Run) -> Bullets:
     """How the numbers were made."""
     evals = run.config.get("evals") or {}
     resamples = evals.get("resamples")
-    draws = f" with {number(float(resamples), 0)} resamples" if resamples else ""
+    draws = f", have {count(resamples)} resamples" if resamples else ""
     return Bullets(
         (
             "Every stage answers the same items. Each item yields a row of sufficient statistics; "

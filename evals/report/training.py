@@ -8,6 +8,7 @@ held-out prompts stand as marks beside the lines of the training prompts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from evals.evidence import is_number
@@ -26,7 +27,8 @@ class Panel(NamedTuple):
 
 
 PPO_PANELS = (
-    Panel("Score", (("score/mean", "training"), ("eval/score", "held out"), ("eval/gold", "gold"))),
+    Panel("Score", (("score/mean", "training"), ("eval/score", "held out"))),
+    Panel("Gold score", (("eval/gold", "held out"),)),
     Panel(
         "KL to the reference (nats a response)", (("kl/k1", "training"), ("eval/kl", "held out"))
     ),
@@ -56,7 +58,7 @@ SUPERVISED_PANELS = (
     Panel("Accuracy on pairs", (("accuracy", "training"), ("eval_accuracy", "held out"))),
 )
 SUPERVISED_ROWS = ("loss", "eval_loss", "accuracy", "eval_accuracy", "grad_norm")
-LEGEND = (("\N{EM DASH}", "training", 1), (GLYPHS[2], "held out", 2), (GLYPHS[3], "gold", 3))
+LEGEND = (("\N{EM DASH}", "training", 1), (GLYPHS[2], "held out", 2))
 
 
 def series(log: Log, key: str) -> tuple[list[float], list[float]]:
@@ -77,13 +79,17 @@ def ppo_blocks(log: Log, budget: float | None) -> list[Block]:
     return [*blocks, _table("PPO", log, PPO_ROWS)]
 
 
-def stage_blocks(stage: str, log: Log) -> list[Block]:
-    """The curves and the table of a supervised stage."""
-    if not log:
-        return []
-    figures = _figures(SUPERVISED_PANELS, log, stage, "step", None)
-    blocks: list[Block] = [Figures(stage, figures, LEGEND[:2])] if figures else []
-    return [*blocks, _table(stage, log, SUPERVISED_ROWS)]
+def stage_blocks(logs: Mapping[str, Log]) -> list[Block]:
+    """The curves of the supervised stages side by side, and a table of each."""
+    figures = [
+        replace(figure, title=f"{stage}: {figure.title}")
+        for stage, log in logs.items()
+        for figure in _figures(SUPERVISED_PANELS, log, stage, "step", None)
+    ]
+    blocks: list[Block] = []
+    if figures:
+        blocks.append(Figures("Supervised stages by step", tuple(figures), LEGEND))
+    return [*blocks, *(_table(stage, log, SUPERVISED_ROWS) for stage, log in logs.items())]
 
 
 def _figures(

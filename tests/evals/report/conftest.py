@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import sys
 
 import pytest
 import yaml
@@ -154,9 +155,7 @@ def sample_rows(count=24):
     rows[0]["prompt"] = f"Say hello. {HOSTILE}"
     rows[0]["responses"]["ppo"] = HOSTILE
     rows[0]["scores"] = {"base": -1.0, "sft": 0.0, "ppo": 4.0}
-    rows[1]["responses"]["ppo"] = (
-        EMOJI * 30 + "\nnew line\n```\ncode\n```"
-    )
+    rows[1]["responses"]["ppo"] = EMOJI * 30 + "\nnew line\n```\ncode\n```"
     rows[1]["scores"] = {"base": 2.0, "sft": 0.0, "ppo": -3.0}
     rows[2]["responses"]["ppo"] = "word" * 2000
     rows[2]["scores"] = {"base": -2.0, "sft": 0.0, "ppo": 2.5}
@@ -299,3 +298,9 @@ def write_run(folder):
 @pytest.fixture
 def run_folder(tmp_path):
     return write_run(tmp_path / "quickstart")
+
+
+@pytest.fixture(scope="session")
+def made():
+    """This module, for tests that need the generator itself."""
+    return sys.modules[__name__]
