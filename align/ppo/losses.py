@@ -90,7 +90,9 @@ def value_loss(
         clip: Most a value may move from the old one before its gradient stops.
     """
     near = torch.maximum(torch.minimum(values, old_values + clip), old_values - clip)
-    unclipped, clipped = (values - returns) ** 2, (near - returns) ** 2
+    # masked before the square, whose gradient at NaN is NaN
+    unclipped = torch.where(mask, values - returns, 0.0) ** 2
+    clipped = torch.where(mask, near - returns, 0.0) ** 2
     loss = masked_sum(0.5 * torch.maximum(unclipped, clipped), mask) / tokens
     return ValueLoss(loss, ((clipped > unclipped) & mask).sum())
 

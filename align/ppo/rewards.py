@@ -37,7 +37,9 @@ def kl_estimates(logprobs: Tensor, reference: Tensor) -> KLEstimates:
     """
     difference = logprobs - reference
     clamped = difference.clamp(-20, 20)
-    return KLEstimates(difference, difference**2 / 2, torch.exp(-clamped) - 1 + clamped)
+    # expm1: for small d, exp(-d) - 1 + d rounds to less than 0
+    k3 = (torch.expm1(-clamped) + clamped).clamp_min(0)
+    return KLEstimates(difference, difference**2 / 2, k3)
 
 
 def token_rewards(scores: Tensor, k1: Tensor, mask: Tensor, beta: float) -> Tensor:
