@@ -144,8 +144,9 @@ def test_readme_tree_names_every_source_file(project: Path) -> None:
 
 
 def tree_paths(block: str) -> Iterator[str]:
-    """Paths of an indented tree: two spaces a level, several names a line allowed before a gap."""
+    """Paths of a tree, indented by spaces or drawn lines; names come first, then a gap."""
     stack: list[tuple[int, str]] = []
+    block = re.sub("[│├└─]", " ", block)
     for line in filter(str.strip, block.splitlines()):
         depth = len(line) - len(line.lstrip())
         stack = [(d, name) for d, name in stack if d < depth]
