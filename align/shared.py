@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLora
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from align.adapters import add_lora, save_adapter
 from align.config import LoraConfig
 from align.errors import UserError
-from align.models import save_adapter
+from align.quiet import quiet_peft
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -98,10 +99,11 @@ class SharedBase(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if not self._adapters:
-                self._model = get_peft_model(self._causal, settings, adapter_name=name)
+                self._model = add_lora(self._causal, settings, name)
             else:
                 assert isinstance(self._model, PeftModel)
-                self._model.add_adapter(name, settings)
+                with quiet_peft():
+                    self._model.add_adapter(name, settings)
         self._adapters.append(name)
         if folder is not None:
             self._load_weights(name, folder)
