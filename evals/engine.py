@@ -19,6 +19,7 @@ from torch import Tensor
 
 from align.generation import Response, Sampling, generate
 from align.progress import NullProgress, Progress
+from evals.heads import split_head
 from evals.requests import Request, batches, merge_prefixes, prefix_id, windows
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ class Engine:
         self.label = "scoring"
         self.device = model.device
         self.prefix_id = prefix_id(tokenizer)
-        self.max_length = _context_length(model)
-        self._head = _split_head(model)
+        config = model.config.get_text_config()
+        self.max_length = int(config.max_position_embeddings)
+        self._head = split_head(model)
         self._stops: dict[str, frozenset[int]] = {}
 
     def problem(self, request: Request) -> str | None:
@@ -161,6 +163,13 @@ class Engine:
                 responses.update(zip(block, drawn, strict=True))
                 task.advance(len(block))
         return [responses[index] for index in range(len(prompts))]
+
+    def close(self) -> None:
+        """Let go of the model, so that its memory can be used again."""
+        device = self.device
+        del self.model, self._head
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _check_room(self, prompts: Sequence[Sequence[int]], new: int) -> None:
         """Refuse prompts that leave no room for a response."""
@@ -261,35 +270,6 @@ class Engine:
             logprobs.append((chosen - logits.logsumexp(-1)).double().cpu())
             best.append((logits.argmax(-1) == goal).cpu())
         return torch.cat(logprobs), torch.cat(best)
-
-
-Headed = tuple[Tensor, Callable[[Tensor], Tensor]]
-
-
-def _split_head(model: PreTrainedModel) -> Callable[[Tensor], Headed]:
-    """Trunk and vocabulary head of a model, as ids (B, S) -> (hidden (B, S, H), head).
-
-    Some models scale or cap their logits after the head; a probe finds them, and they run whole.
-    """
-    trunk, head = model.base_model, model.get_output_embeddings()
-
-    def split(ids: Tensor) -> Headed:
-        return trunk(input_ids=ids, use_cache=False).last_hidden_state, head
-
-    def whole(ids: Tensor) -> Headed:
-        return model(input_ids=ids, use_cache=False).logits, lambda logits: logits
-
-    probe = torch.arange(4, device=model.device)[None]
-    with torch.no_grad():
-        hidden, _ = split(probe)
-        same = torch.allclose(head(hidden).float(), whole(probe)[0].float(), rtol=1e-3, atol=1e-3)
-    return split if same else whole
-
-
-def _context_length(model: PreTrainedModel) -> int:
-    """Most tokens the model takes."""
-    config = model.config.get_text_config()
-    return int(config.max_position_embeddings)
 
 
 def _seed(seed: int, block: int) -> int:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from evals.task import Array, Better, Metric
 
@@ -167,9 +168,7 @@ def count_words(text: str) -> int:
     return len(_WORDS.split(text))
 
 
-def perplexity_rows(
-    texts: Sequence[str], nll: Sequence[float] | Array, tokens: Sequence[int] | Array
-) -> Array:
+def perplexity_rows(texts: Sequence[str], nll: ArrayLike, tokens: ArrayLike) -> Array:
     """Rows [nll, tokens, words, bytes] a document, (n, 4); nll in nats, summed over tokens."""
     sizes = [(count_words(text), len(text.encode("utf-8", "surrogatepass"))) for text in texts]
     words, lengths = np.asarray(sizes, dtype=np.float64).reshape(-1, 2).T

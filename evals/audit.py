@@ -1,0 +1,110 @@
+"""The run's reward model in the evaluation: scores of responses, and the audit of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from align.artifacts import StageJob, code_hash, json_hash, write_json_atomic
+from align.config import RunConfig
+from align.errors import UserError
+from align.references import resolve_reference
+from evals.plan import CODE, Entry, held_rows, reference_hash
+from evals.prompts import ScoreFunction
+from evals.samples import cached_json
+from evals.stats import Resampling
+from evals.task import item_ids
+
+if TYPE_CHECKING:
+    from reward.model import RewardModel
+
+
+class Rewards(NamedTuple):
+    """The reward model, loaded once and on first use: raw scores, and in units of their spread."""
+
+    raw: Callable[[], RewardModel]
+    normalised: Callable[[], ScoreFunction]
+
+
+def reward_model(config: RunConfig, job: StageJob) -> Rewards | None:
+    """The reward model of the run; None where it has none."""
+    if config.reward is None or "reward" not in job.inputs:
+        return None
+
+    @cache
+    def raw() -> RewardModel:
+        from align.models import pick_device
+        from reward.model import RewardModel
+
+        folder = Path(job.inputs["reward"].base)
+        return RewardModel.load(folder, device=pick_device(config.device))
+
+    def normalised() -> ScoreFunction:
+        model = raw()
+        parts = (model.trunk, model.head, model.tokenizer, model.settings)
+        return type(model)(*parts, normalised=True)
+
+    return Rewards(raw, normalised)
+
+
+def audit_reward(
+    config: RunConfig,
+    job: StageJob,
+    entries: Mapping[str, Entry],
+    rewards: Rewards,
+    resampling: Resampling,
+) -> dict[str, Any]:
+    """The ledger's `reward_model`: from disk where it is up to date.
+
+    Raises:
+        UserError: `reward_bias` names no task, or see `reward.evaluate`.
+    """
+    section = config.evals
+    assert section is not None
+    bias_rows = {name: entries[name].rows for name in section.reward_bias}
+    pairs, _ = held_rows(config.reward, "preferences", config, job)
+    groups = sorted({column for task in section.tasks.values() for column in task.groups})
+    known = {column for row in pairs for column in row}
+    key = {
+        "reward": reference_hash(resolve_reference(job.inputs["reward"].base)),
+        "pairs": json_hash(item_ids(pairs)),
+        "items": {name: entries[name].items for name in bias_rows},
+        "groups": groups,
+        "resampling": [resampling.resamples, resampling.confidence, resampling.seed],
+        "code": code_hash((*CODE, "reward.evaluate")),
+    }
+    path = job.folder / "reward" / "audit.json"
+    stored: dict[str, Any] | None = cached_json(path, key)
+    if stored is not None:
+        return stored
+    from reward.evaluate import evaluate_reward
+
+    job.progress.note(f"auditing the reward model on {len(pairs)} pairs")
+    audit = evaluate_reward(
+        rewards.raw(),
+        pairs,
+        bias_rows,
+        groups=[name for name in groups if name in known],
+        resampling=resampling,
+    )
+    write_json_atomic(path, {"key": key, "value": audit})
+    return audit
+
+
+def check_reward_bias(config: RunConfig) -> None:
+    """Check that `reward_bias` names counterfactual tasks of the run.
+
+    Raises:
+        UserError: It does not.
+    """
+    assert config.evals is not None
+    fit = [name for name, task in config.evals.tasks.items() if task.kind == "counterfactual"]
+    for name in config.evals.reward_bias:
+        if name not in fit:
+            raise UserError(
+                f"{name!r} is no counterfactual task",
+                where="evals.reward_bias",
+                allowed=", ".join(fit) or "none: the run has no counterfactual task",
+            )

@@ -1,0 +1,174 @@
+"""What is to be evaluated: tasks with their items, and the identity of models, items and code.
+
+A result's key holds everything its numbers depend on. Batch size, progress and the settings of the
+intervals are not in it: they change no stored row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import align
+from align.artifacts import StageJob, code_hash, json_hash, path_hash
+from align.config import RunConfig
+from align.data.sources import load_rows
+from align.data.splits import split_holdout
+from align.references import ModelReference, resolve_reference
+from evals.prompts import NAME as PROMPTS
+from evals.prompts import Answering, PromptsTask, ScoreFunction
+from evals.task import Row, Task, item_ids
+from evals.tasks import build_task
+
+if TYPE_CHECKING:
+    from align.config import SourceConfig
+    from align.data.formats import Kind
+
+CODE = (
+    "align.data.encoding",
+    "align.generation",
+    "align.models",
+    "align.adapters",
+    "evals.engine",
+    "evals.requests",
+    "evals.metrics",
+    "evals.task",
+    "evals.tasks",
+    "evals.prompts",
+    "evals.bias",
+    "evals.heads",
+    "align.data.world_people",
+    "reward.model",
+    "reward.parts",
+)
+"""Modules that decide a stored row."""
+STAGES = ("base", "sft", "ppo")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A task and its items."""
+
+    task: Task
+    rows: Sequence[Row]
+    record: Mapping[str, Any]
+    """Of the data source, for the manifest."""
+    settings: Mapping[str, Any]
+    """What the scores depend on beside model, items and code."""
+
+    @property
+    def items(self) -> str:
+        """Hash of the items."""
+        return json_hash(item_ids(self.rows))
+
+    def signature(self, seed: int) -> str:
+        """What stands beside the task's numbers: everything but the model."""
+        parts = {
+            "task": self.task.name,
+            "kind": self.task.kind,
+            "rows": len(self.rows),
+            "items": self.items[:12],
+            "source": self.record.get("source"),
+            "split": self.record.get("split"),
+            "shots": 0,
+            "decoding": self.task.decoding,
+            "seed": seed,
+            **{m.name: m.signature for m in self.task.metrics if m.signature},
+            "alignkit": align.__version__,
+        }
+        return "|".join(f"{key}:{value}" for key, value in parts.items() if value is not None)
+
+
+def evaluated_stages(config: RunConfig) -> tuple[str, ...]:
+    """The stages of the run that make a language model, in order."""
+    made = {"base": True, "sft": config.sft is not None, "ppo": config.ppo is not None}
+    return tuple(stage for stage in STAGES if made[stage])
+
+
+def configured_entries(config: RunConfig, job: StageJob) -> dict[str, Entry]:
+    """The tasks of the configuration with their items.
+
+    Raises:
+        UserError: A task or its data is wrong; all tasks are built before any data are read.
+    """
+    assert config.evals is not None
+    tasks = {name: build_task(name, section) for name, section in config.evals.tasks.items()}
+    entries = {}
+    for name, section in config.evals.tasks.items():
+        rows, record = load_rows(
+            section.data, "text" if section.kind == "perplexity" else "table", job.data
+        )
+        settings = section.model_dump(mode="json", exclude={"data"})
+        entries[name] = Entry(tasks[name], rows, record, settings)
+    return entries
+
+
+def prompts_entry(
+    config: RunConfig, job: StageJob, scores: Mapping[str, Callable[[], ScoreFunction]]
+) -> Entry | None:
+    """Held-out PPO prompts, answered under PPO's settings; None where the run has none."""
+    if config.evals is None or config.evals.prompts == 0 or config.ppo is None:
+        return None
+    rows, record = held_rows(config.ppo, "prompts", config, job)
+    rows = rows[: config.evals.prompts]
+    answering = Answering(
+        temperature=config.ppo.temperature,
+        max_prompt_length=config.ppo.max_prompt_length,
+        max_new_tokens=config.ppo.response_length,
+        seed=config.seed,
+    )
+    settings: dict[str, Any] = asdict(answering) | {"scores": sorted(scores)}
+    if "reward" in scores:
+        folder = job.inputs["reward"].base
+        settings["reward"] = reference_hash(resolve_reference(folder))
+    task = PromptsTask(answering, scores)
+    return Entry(task, rows, record | {"rows": len(rows)}, settings | {"kind": PROMPTS})
+
+
+def held_rows(
+    section: Any, kind: Kind, config: RunConfig, job: StageJob
+) -> tuple[list[Row], dict[str, Any]]:
+    """Held-out rows of a training section: its `eval_data`, else the run's holdout of `data`."""
+    source: SourceConfig | None = section.eval_data
+    rows, record = load_rows(source or section.data, kind, job.data)
+    if source is not None:
+        return list(rows), record
+    return list(split_holdout(rows, config.data.holdout, config.seed).held), record
+
+
+def reference_hash(reference: ModelReference) -> str:
+    """Identity of a model: the contents of its base and adapters; a hub id stands for itself."""
+    places = [reference.base, *reference.adapters]
+    hashes = [
+        path_hash(Path(place)) if os.path.exists(place) else f"hub:{place}@{reference.revision}"
+        for place in places
+    ]
+    return json_hash(hashes)
+
+
+def reference_text(reference: ModelReference, run: Path) -> str:
+    """A model for readers: base + adapters, local ones relative to the run's folder."""
+    places = [reference.base, *reference.adapters]
+    names = [
+        Path(os.path.relpath(place, run)).as_posix() if os.path.exists(place) else place
+        for place in places
+    ]
+    return " + ".join(names)
+
+
+def model_key(config: RunConfig, reference: ModelReference) -> dict[str, Any]:
+    """What a model's numbers depend on."""
+    return {
+        "model": reference_hash(reference),
+        "dtype": config.dtype,
+        "device": config.device,
+        "code": code_hash(CODE),
+    }
+
+
+def result_key(model: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
+    """What a task's numbers for a model depend on."""
+    return {**model, "task": entry.task.name, "items": entry.items, "settings": entry.settings}

@@ -1,0 +1,221 @@
+"""The evaluation stage: every model of the run on the same items, then the ledger.
+
+Each model is loaded once and scored on every task whose stored result is not up to date. Numbers,
+comparisons and tables come from the stored rows afterwards, so they can be made again without a
+model. The ledger is written last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from align.artifacts import StageJob, StageResult, write_json_atomic
+from align.config import RunConfig
+from align.errors import UserError
+from evals.audit import audit_reward, check_reward_bias, reward_model
+from evals.ledger import Results, build_ledger
+from evals.overlap import overlap_key, overlap_table
+from evals.plan import (
+    Entry,
+    configured_entries,
+    evaluated_stages,
+    model_key,
+    prompts_entry,
+    reference_hash,
+    reference_text,
+    result_key,
+)
+from evals.prompts import NAME as PROMPTS
+from evals.prompts import ScoreFunction
+from evals.requests import Request
+from evals.samples import cached_json, save_result, stored_result
+from evals.stats import Resampling
+from evals.task import TaskResult
+
+if TYPE_CHECKING:
+    from evals.engine import Engine
+
+_PROBE_ROWS, _PROBE_TOKENS = 4, 16
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the steps of one evaluation share."""
+
+    config: RunConfig
+    job: StageJob
+    entries: Mapping[str, Entry]
+
+
+def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = None) -> StageResult:
+    """Evaluate every stage and write `ledger.json`.
+
+    Args:
+        config: The run, with a section `evals`.
+        job: `inputs` holds base, sft, ppo and, for scores of responses, reward (its base is the
+            reward stage's folder).
+        gold: An unbiased score of responses that is only watched.
+
+    Raises:
+        UserError: A task or its data is wrong, an adapter changes nothing, or nothing could be
+            scored.
+    """
+    section = config.evals
+    assert section is not None
+    check_reward_bias(config)
+    rewards = reward_model(config, job)
+    scores: dict[str, Callable[[], ScoreFunction]] = {}
+    if rewards is not None:
+        scores["reward"] = rewards.normalised
+    if gold is not None:
+        scores["gold"] = lambda: gold
+    entries = configured_entries(config, job)
+    prompts = prompts_entry(config, job, scores)
+    if prompts is not None:
+        entries[PROMPTS] = prompts
+    run = _Run(config, job, entries)
+    resampling = Resampling(section.resamples, section.confidence, config.seed)
+    results = _evaluate(run)
+    audited = audit_reward(config, job, entries, rewards, resampling) if rewards else None
+    ledger = build_ledger(results, resampling) | {
+        "models": _models(run, results.stages),
+        "reward_model": audited,
+        "overlap": _overlap(run),
+    }
+    _write_results(run, results, ledger)
+    write_json_atomic(job.folder / "ledger.json", ledger)
+    records = [{"task": name, **entry.record} for name, entry in entries.items()]
+    return StageResult(metrics=_metrics(ledger), data=records)
+
+
+def _evaluate(run: _Run) -> Results:
+    """Results of all stages; those up to date are read."""
+    stages = evaluated_stages(run.config)
+    scored: dict[tuple[str, str], TaskResult] = {}
+    probes: dict[str, list[float]] = {}
+    for stage in stages:
+        found, probe = _evaluate_stage(run, stage, probes)
+        scored |= {(stage, name): result for name, result in found.items()}
+        probes[stage] = probe
+    seed = run.config.seed
+    return Results(
+        stages=stages,
+        tasks={name: entry.task for name, entry in run.entries.items()},
+        signatures={name: entry.signature(seed) for name, entry in run.entries.items()},
+        scored=scored,
+    )
+
+
+def _evaluate_stage(
+    run: _Run, stage: str, probes: dict[str, list[float]]
+) -> tuple[dict[str, TaskResult], list[float]]:
+    """All tasks on one model, loaded only if a result is not up to date; and its probe."""
+    folder = run.job.folder / stage
+    model = model_key(run.config, run.job.inputs[stage])
+    keys = {name: result_key(model, entry) for name, entry in run.entries.items()}
+    found = {name: stored_result(folder / name, key) for name, key in keys.items()}
+    probe = cached_json(folder / "probe.json", model)
+    if probe is None or None in found.values():
+        engine = _load_engine(run, stage)
+        probe = _probe(engine)
+        _check_changed(stage, probe, probes)
+        write_json_atomic(folder / "probe.json", {"key": model, "value": probe})
+        for name, entry in run.entries.items():
+            if found[name] is None:
+                engine.label = f"{stage}/{name}"
+                result = entry.task.evaluate(engine, entry.rows)
+                save_result(folder / name, result, keys[name])
+                found[name] = result
+        engine.close()
+    else:
+        run.job.progress.note(f"{stage}: all tasks up to date")
+    return {name: result for name, result in found.items() if result is not None}, probe
+
+
+def _load_engine(run: _Run, stage: str) -> Engine:
+    """The stage's model, ready to score."""
+    from align.models import load_model, pick_device
+    from evals.engine import Engine
+
+    section = run.config.evals
+    assert section is not None
+    device = pick_device(run.config.device)
+    loaded = load_model(run.job.inputs[stage], device=device)
+    return Engine(loaded.model, loaded.tokenizer, section.batch_tokens, run.job.progress)
+
+
+def _probe(engine: Engine) -> list[float]:
+    """Log-likelihoods of a few fixed token sequences: equal for equal models only."""
+    engine.label = "probe"
+    size = engine.model.config.get_text_config().vocab_size
+    shape = (_PROBE_ROWS, min(_PROBE_TOKENS, engine.max_length))
+    ids = np.random.default_rng(0).integers(0, size, size=shape).tolist()
+    requests = [Request((row[0],), tuple(row[1:])) for row in ids]
+    return [float(value) for value in engine.loglikelihoods(requests).sums]
+
+
+def _check_changed(stage: str, probe: list[float], earlier: dict[str, list[float]]) -> None:
+    """Refuse a stage that predicts exactly what the one before does.
+
+    Raises:
+        UserError: Its adapter was not active, or changes nothing.
+    """
+    before = next(reversed(earlier), None)
+    if before is not None and earlier[before] == probe:
+        raise UserError(
+            f"the models of {before} and {stage} give exactly the same logits",
+            where="evals",
+            remedy=f"check that {stage}'s adapter was trained and is loaded",
+        )
+
+
+def _overlap(run: _Run) -> list[dict[str, Any]]:
+    """Items that share a passage with the training text; from disk where it is up to date."""
+    path = run.job.folder / "overlap.json"
+    key = overlap_key(run.config, run.job, run.entries)
+    stored: list[dict[str, Any]] | None = cached_json(path, key)
+    if stored is None:
+        stored = overlap_table(run.config, run.job, run.entries)
+        write_json_atomic(path, {"key": key, "value": stored})
+    return stored
+
+
+def _models(run: _Run, stages: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Name and hash of each stage's model."""
+    folder = run.job.folder.parent
+    references = {stage: run.job.inputs[stage] for stage in stages}
+    return {
+        stage: {
+            "reference": reference_text(reference, folder),
+            "hash": reference_hash(reference),
+        }
+        for stage, reference in references.items()
+    }
+
+
+def _write_results(run: _Run, results: Results, ledger: Mapping[str, Any]) -> None:
+    """Write `result.json` of each stage and task: its part of the ledger, with its signature."""
+    for stage, name in results.scored:
+        own = {"stage": stage, "task": name}
+        tables = {
+            table: [row for row in ledger[table] if row["stage"] == stage and row["task"] == name]
+            for table in ("estimates", "groups", "group_differences", "bias", "missing")
+        }
+        task = next(row for row in ledger["tasks"] if row["name"] == name)
+        result = results.scored[stage, name]
+        model = ledger["models"][stage]["hash"]
+        content = task | own | {"n": len(result.ids), "missing": sum(result.missing.values())}
+        content |= {"signature": f"{task['signature']}|model:{model[:12]}"}
+        content |= {"reasons": tables.pop("missing")} | tables
+        write_json_atomic(run.job.folder / stage / name / "result.json", content)
+
+
+def _metrics(ledger: Mapping[str, Any]) -> dict[str, float]:
+    """Every estimate under stage/task/metric, for the stage's manifest."""
+    return {
+        f"{row['stage']}/{row['task']}/{row['metric']}": row["value"] for row in ledger["estimates"]
+    }

@@ -1,0 +1,90 @@
+"""From rows to numbers: which interval and which test a metric gets, and how stages are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from align.errors import UserError
+from evals.significance import (
+    Difference,
+    Pair,
+    compare_functions,
+    compare_means,
+    compare_proportions,
+)
+from evals.stats import Estimate, Resampling, bootstrap, mean_estimate, proportion_estimate
+from evals.task import Metric, TaskResult
+
+
+def estimate(metric: Metric, result: TaskResult, resampling: Resampling) -> Estimate:
+    """A metric with its interval.
+
+    Proportions: Wilson; means: t; everything else: BCa bootstrap. Over clusters where the result
+    has them.
+    """
+    rows, clusters = result.stats[metric.stat], result.clusters
+    if metric.kind == "proportion":
+        return proportion_estimate(rows[:, 0], clusters, resampling.confidence)
+    if metric.kind == "mean":
+        return mean_estimate(rows[:, 0], clusters, resampling.confidence)
+    return bootstrap(rows, metric.combine, clusters, resampling)
+
+
+def compare(
+    metric: Metric, before: TaskResult, after: TaskResult, resampling: Resampling
+) -> Difference:
+    """After minus before on the items both hold.
+
+    Proportions: exact McNemar; means: sign-flip permutation; everything else: permutation of the
+    two models' rows inside an item. Clusters are kept whole.
+
+    Raises:
+        UserError: See `pair_results`.
+    """
+    before, after = pair_results(before, after)
+    old, new, clusters = before.stats[metric.stat], after.stats[metric.stat], after.clusters
+    if metric.kind == "proportion" and clusters is None:
+        return compare_proportions(old[:, 0], new[:, 0], resampling.confidence)
+    if metric.kind in ("mean", "proportion"):
+        return compare_means(old[:, 0], new[:, 0], clusters, resampling)
+    return compare_functions(Pair(old, new, clusters), metric.combine, resampling)
+
+
+def pair_results(before: TaskResult, after: TaskResult) -> tuple[TaskResult, TaskResult]:
+    """The two results on their common items, in the order of `before`.
+
+    Only items that one of them counts as missing may differ.
+
+    Raises:
+        UserError: The results are of different items, or share none.
+    """
+    if before.ids == after.ids:
+        return before, after
+    common = set(before.ids) & set(after.ids)
+    lost = len(before.ids) - len(common), len(after.ids) - len(common)
+    allowed = sum(after.missing.values()), sum(before.missing.values())
+    if not common or lost[0] > allowed[0] or lost[1] > allowed[1]:
+        raise UserError(
+            f"the results are of different items: {len(common)} shared, {lost[0]} only in the "
+            f"first, {lost[1]} only in the second",
+            remedy="evaluate both stages on the same data",
+        )
+    shared = [item for item in before.ids if item in common]
+    return select(before, shared), select(after, shared)
+
+
+def select(result: TaskResult, ids: Sequence[str]) -> TaskResult:
+    """The result on the items `ids` alone, in that order."""
+    place = {item: index for index, item in enumerate(result.ids)}
+    index = [place[item] for item in ids]
+    clusters = result.clusters
+    return TaskResult(
+        ids=tuple(ids),
+        stats={key: rows[np.asarray(index, dtype=int)] for key, rows in result.stats.items()},
+        samples=[result.samples[i] for i in index],
+        clusters=None if clusters is None else tuple(clusters[i] for i in index),
+        columns={key: tuple(names[i] for i in index) for key, names in result.columns.items()},
+        missing=result.missing,
+    )

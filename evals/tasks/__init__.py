@@ -1,0 +1,52 @@
+"""Capability tasks, and the table from a configured kind to its task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from align.config import TaskConfig
+from align.errors import UserError
+from evals.bias.counterfactual import CounterfactualTask
+from evals.bias.crows_pairs import CrowsPairsTask
+from evals.task import Task
+from evals.tasks.classification import ClassificationTask
+from evals.tasks.perplexity import PerplexityTask
+from evals.tasks.translation import TranslationTask
+
+KINDS: Mapping[str, Callable[[str, TaskConfig], Task]] = {
+    "classification": ClassificationTask.from_config,
+    "translation": TranslationTask.from_config,
+    "perplexity": lambda name, _: PerplexityTask(name),
+    "counterfactual": lambda name, _: CounterfactualTask(name),
+    "crows_pairs": lambda name, _: CrowsPairsTask(name),
+}
+USED = {
+    "classification": {"prompt", "target", "choices", "chat", "groups"},
+    "translation": {"prompt", "target", "chat", "max_new_tokens"},
+}
+"""Optional fields that a kind reads; another one that is set is an error."""
+RESERVED = ("prompts", "reward_model", "ppo", "reward", "pairs")
+"""Names that mean something else in the ledger and in the gate."""
+
+
+def build_task(name: str, config: TaskConfig) -> Task:
+    """The task of one entry of `evals.tasks`; reads no data.
+
+    Raises:
+        UserError: The name is taken, a field is missing, unused or malformed.
+    """
+    where = f"evals.tasks.{name}"
+    if name in RESERVED or "/" in name or name.startswith("."):
+        raise UserError(
+            f"task name {name!r} cannot be used",
+            where=where,
+            allowed=f"any but {', '.join(RESERVED)}, without a slash",
+        )
+    unused = config.model_fields_set - {"kind", "data"} - USED.get(config.kind, set())
+    if unused:
+        raise UserError(
+            f"{', '.join(sorted(unused))} is never read by kind {config.kind}",
+            where=where,
+            allowed=", ".join(sorted(USED.get(config.kind, {"kind", "data"}))),
+        )
+    return KINDS[config.kind](name, config)
