@@ -39,14 +39,17 @@ def group_tables(ledger: Ledger) -> list[Table]:
     """One table a stage, the last stage first; earlier stages are folded."""
     groups = ledger.get("groups") or ()
     stages = [stage for stage in reversed(ledger.get("stages") or ()) if find(groups, stage=stage)]
-    tables = [_stage_table(ledger, stage, folded=stage != stages[0]) for stage in stages]
+    tables = [
+        group_table(find(groups, stage=stage), f"Rates by group, stage {stage}", index > 0)
+        for index, stage in enumerate(stages)
+    ]
     empty = "No rates by group were measured: no task names group columns."
     return tables or [Table("Rates by group", HEADER, (), empty)]
 
 
-def _stage_table(ledger: Ledger, stage: str, *, folded: bool) -> Table:
+def group_table(entries: Sequence[Entry], caption: str, folded: bool = False) -> Table:
+    """The rows of one stage, a block a task, metric and attribute."""
     rows: list[Row] = []
-    entries = find(ledger.get("groups"), stage=stage)
     keys = ("task", "metric", "attribute")
     for key in dict.fromkeys(tuple(entry.get(k) for k in keys) for entry in entries):
         same = find(entries, **dict(zip(keys, key, strict=True)))
@@ -59,7 +62,7 @@ def _stage_table(ledger: Ledger, stage: str, *, folded: bool) -> Table:
         f"Ratios below {FOUR_FIFTHS:g} are marked as a screening aid (four-fifths rule of thumb); "
         "whether a gap is a difference is said by the intervals, not by the ratio.",
     )
-    return Table(f"Rates by group, stage {stage}", HEADER, tuple(rows), "", notes, folded)
+    return Table(caption, HEADER, tuple(rows), "", notes, folded)
 
 
 def _block(same: Sequence[Entry], metric: Any) -> list[Row]:

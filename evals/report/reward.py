@@ -8,10 +8,12 @@ own scores, and is set beside the policy's drift under PPO, group by group.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from evals.evidence import find, is_number
 from evals.report.forest import forest_blocks
+from evals.report.groups import group_table
 from evals.report.layout import Block, Cell, Row, Table, Text
 from evals.report.numbers import MINUS, Scale, finite, number, p_value
 from evals.report.tables import (
@@ -42,7 +44,11 @@ def reward_blocks(ledger: Ledger) -> list[Block]:
         *forest_blocks(audit.get("bias") or (), [], "reward"),
         bias_table(audit),
     ]
-    return [*blocks, _drift_table(ledger, audit)] if audit.get("bias") else blocks
+    if audit.get("bias"):
+        blocks.append(_drift_table(ledger, audit))
+    if audit.get("groups"):
+        blocks.append(group_table(audit["groups"], "Reward model: accuracy by group"))
+    return blocks
 
 
 def sentences(audit: Audit | None) -> list[tuple[str, bool]]:
@@ -77,36 +83,35 @@ def _against_length(audit: Audit) -> tuple[str, bool]:
 
 
 def _accuracy_table(audit: Audit) -> Table:
-    """Accuracy beside chance and the length rule; spread and length correlation of the scores."""
+    """Accuracy beside chance and the length rule; margin, spread and length correlation."""
     percent = Scale([], percent=True)
-    accuracy, longer = audit.get("accuracy") or {}, audit.get("longer_wins") or {}
-    gap, length = audit.get("difference") or {}, audit.get("length_correlation") or {}
-    chance = Cell("50.0%", value=0.5, numeric=True)
-    beats = Cell(
-        percent.difference(gap.get("difference")),
-        (percent.interval(gap.get("low"), gap.get("high")), p_value(gap.get("p"))),
-        finite(gap.get("difference")),
-        numeric=True,
+    parts = ("accuracy", "longer_wins", "difference", "margin", "length_correlation")
+    accuracy, longer, gap, margin, length = (audit.get(part) or {} for part in parts)
+    gap = {**gap, "value": gap.get("difference")}
+    beats = replace(
+        level_cell(gap, percent, (p_value(gap.get("p")),)), text=percent.difference(gap["value"])
     )
-    scores = [finite(audit.get(key)) for key in ("score_mean", "score_std")]
-    scale = Scale([length.get(key) for key in ("value", "low", "high")])
-    rows = [
-        Row(
-            (Cell("Pairs ranked as the annotator did"), level_cell(accuracy, percent), _n(accuracy))
-        ),
-        Row((Cell("Chance"), chance, Cell())),
-        Row((Cell("Rule: the longer response wins"), level_cell(longer, percent), _n(longer))),
-        Row((Cell(f"Reward model {MINUS} length rule, paired"), beats, _n(accuracy))),
-        Row((Cell("Mean score"), Cell(number(scores[0]), value=scores[0], numeric=True), Cell())),
-        Row((Cell("Standard deviation of the scores"), _plain(scores[1]), Cell())),
-        Row((Cell("Correlation of score and length"), level_cell(length, scale), _n(length))),
-    ]
-    header = ("Reward model", "Value", "n")
-    return Table("Reward model: accuracy and length", header, tuple(rows), "")
+    lines = (
+        ("Pairs ranked as the annotator did", level_cell(accuracy, percent), _n(accuracy)),
+        ("Chance", Cell("50.0%", value=0.5, numeric=True), Cell()),
+        ("Rule: the longer response wins", level_cell(longer, percent), _n(longer)),
+        (f"Reward model {MINUS} length rule, paired", beats, _n(accuracy)),
+        ("Margin, chosen minus rejected", level_cell(margin, _scale(margin)), _n(margin)),
+        ("Mean score", _plain(audit.get("score_mean")), Cell()),
+        ("Standard deviation of the scores", _plain(audit.get("score_std")), Cell()),
+        ("Correlation of score and length", level_cell(length, _scale(length)), _n(length)),
+    )
+    rows = tuple(Row((Cell(label), value, n)) for label, value, n in lines)
+    return Table("Reward model: accuracy and length", ("Reward model", "Value", "n"), rows, "")
+
+
+def _scale(row: Entry) -> Scale:
+    """The scale of a value and its interval."""
+    return Scale([row.get(key) for key in ("value", "low", "high")])
 
 
 def _plain(value: float | None) -> Cell:
-    return Cell(number(value), value=value, numeric=True)
+    return Cell(number(value), value=finite(value), numeric=True)
 
 
 def _n(row: Entry) -> Cell:
@@ -121,10 +126,9 @@ def bias_table(audit: Audit) -> Table:
     q = q_values([row for row in bias if not row.get("control")])
     rows = []
     for row in bias:
-        scale = Scale([row.get(key) for key in ("value", "low", "high")])
-        cells = (*bias_heads([row]), bias_cell(row, scale, q))
+        cells = (*bias_heads([row]), bias_cell(row, _scale(row), q))
         rows.append(Row(cells, "control" if row.get("control") else ""))
-    header = ("Measure", "Groups", "Unit", "n (clusters)", "Difference of scores")
+    header = ("Measure, unit", "Groups", "n (clusters)", "Difference of scores")
     empty = "The reward model was not audited for bias: no task is named in `evals.reward_bias`."
     notes = (
         "sd: standard deviations of the reward model's scores. Controls as in the table above.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from evals.evidence import find, is_number
@@ -15,6 +15,7 @@ from evals.report.tables import (
     bias_key,
     bias_keys,
     bias_label,
+    difference_scale,
     excludes_zero,
     scale_of,
     stage_pairs,
@@ -29,46 +30,51 @@ def stage_summary(ledger: Ledger) -> list[dict[str, str]]:
     Every row has the same keys in the order of the columns: `metric`, each stage, and a difference
     with its interval for each compared pair of stages; "" where nothing was measured.
     """
-    stages = list(ledger.get("stages") or ())
-    pairs = {
-        key: [f"{after} {MINUS} {before}" for before, after in stage_pairs(ledger, key)]
-        for key in ("comparisons", "bias_comparisons")
-    }
-    compared = dict.fromkeys(pairs["comparisons"] + pairs["bias_comparisons"])
-    columns = ["metric", *stages, *compared]
-    rows = []
-    estimates = ledger.get("estimates") or ()
-    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in estimates):
-        keys = {"task": task, "metric": metric}
-        levels, changes = find(estimates, **keys), find(ledger.get("comparisons"), **keys)
-        scale = scale_of(levels, metric)
-        rows.append(_summary_row(f"{task} {metric}", levels, changes, scale.value))
-    bias = [row for row in ledger.get("bias") or () if not row.get("control")]
-    moved = list(ledger.get("bias_comparisons") or ())
-    for key in bias_keys(bias):
-        levels = [row for row in bias if bias_key(row) == key]
-        changes = [row for row in moved if bias_key(row) == key]
-        scale = Scale([row.get(k) for row in levels for k in ("value", "low", "high")])
-        label = f"{bias_label(levels[0])}: {bias_groups(levels[0])}"
-        rows.append(_summary_row(label, levels, changes, scale.difference))
+    tables = ("comparisons", "bias_comparisons")
+    pairs = dict.fromkeys(pair for table in tables for pair in stage_pairs(ledger, table))
+    columns = ["metric", *(ledger.get("stages") or ()), *(_column(*pair) for pair in pairs)]
+    rows = [*_metric_rows(ledger), *_bias_rows(ledger)]
     return [{column: row.get(column, "") for column in columns} for row in rows]
 
 
-def _summary_row(
-    label: str,
-    levels: Sequence[Entry],
-    changes: Sequence[Entry],
-    show: Callable[[float | None], str],
-) -> dict[str, str]:
-    """One row; `show` writes a level, and differences are in percent where levels are."""
-    row = {"metric": label} | {level["stage"]: show(level.get("value")) for level in levels}
-    percent = show(0.0).endswith("%")
-    for change in changes:
-        own = Scale([change.get(k) for k in ("difference", "low", "high")], percent=percent)
-        interval = own.interval(change.get("low"), change.get("high"))
-        text = f"{own.difference(change.get('difference'))} {interval}".strip()
-        row[f"{change['after']} {MINUS} {change['before']}"] = text
-    return row
+def _column(before: str, after: str) -> str:
+    """Heading of a difference."""
+    return f"{after} {MINUS} {before}"
+
+
+def _metric_rows(ledger: Ledger) -> Iterator[dict[str, str]]:
+    """One row a metric."""
+    estimates = ledger.get("estimates") or ()
+    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in estimates):
+        levels = find(estimates, task=task, metric=metric)
+        scale = scale_of(levels, metric)
+        row = {"metric": f"{task} {metric}"}
+        row |= {level["stage"]: scale.value(level.get("value")) for level in levels}
+        for change in find(ledger.get("comparisons"), task=task, metric=metric):
+            column = _column(change["before"], change["after"])
+            row[column] = _difference(change, difference_scale(change, scale))
+        yield row
+
+
+def _bias_rows(ledger: Ledger) -> Iterator[dict[str, str]]:
+    """One row a bias measurement that is no control."""
+    bias = [row for row in ledger.get("bias") or () if not row.get("control")]
+    changes = ledger.get("bias_comparisons") or ()
+    for key in bias_keys(bias):
+        levels = [row for row in bias if bias_key(row) == key]
+        scale = Scale([row.get(k) for row in levels for k in ("value", "low", "high")])
+        row = {"metric": f"{bias_label(levels[0])}: {bias_groups(levels[0])}"}
+        row |= {level["stage"]: scale.difference(level.get("value")) for level in levels}
+        for change in changes:
+            if bias_key(change) == key:
+                row[_column(change["before"], change["after"])] = _difference(change, scale)
+        yield row
+
+
+def _difference(change: Entry, scale: Scale) -> str:
+    """A difference with its interval."""
+    interval = scale.interval(change.get("low"), change.get("high"))
+    return f"{scale.difference(change.get('difference'))} {interval}".strip()
 
 
 def findings(ledger: Ledger, budget_sentence: str) -> tuple[str, ...]:

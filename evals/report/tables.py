@@ -69,13 +69,9 @@ def tested(p: float | None, q: float | None) -> str:
 
 
 def difference_cell(row: Entry | None, scale: Scale, better: str, q: float | None) -> Cell:
-    """A paired difference: interval, p (and q), and what could have been found if nothing was.
-
-    It is often far smaller than the levels, so it has places of its own.
-    """
+    """A paired difference: interval, p (and q), and what could have been found if nothing was."""
     if row is None:
         return Cell("not compared", tone="muted")
-    scale = Scale([row.get(k) for k in ("difference", "low", "high")], percent=scale.percent)
     value = row.get("difference")
     notes = [scale.interval(row.get("low"), row.get("high")), tested(row.get("p"), q)]
     flags: tuple[str, ...] = ()
@@ -86,6 +82,13 @@ def difference_cell(row: Entry | None, scale: Scale, better: str, q: float | Non
         notes.append(f"detectable: {scale.difference(row['mde']).lstrip('+')}")
     shown = tuple(note for note in notes if note)
     return Cell(scale.difference(value), shown, finite(value), flags, tone, numeric=True)
+
+
+def difference_scale(row: Entry, levels: Scale) -> Scale:
+    """Differences are often far smaller than the levels: up to two places more."""
+    own = Scale([row.get(key) for key in ("difference", "low", "high")], percent=levels.percent)
+    own.places = min(own.places, levels.places + 2)
+    return own
 
 
 def _direction(better: str, rose: bool) -> tuple[tuple[str, ...], Tone]:
@@ -124,7 +127,8 @@ def capability_table(ledger: Ledger) -> Table:
     return Table("Capability by stage", header, tuple(rows), empty, notes if rows else ())
 
 
-def _change(row: Entry | None, scale: Scale, better: str, q: Mapping[int, float]) -> Cell:
+def _change(row: Entry | None, levels: Scale, better: str, q: Mapping[int, float]) -> Cell:
+    scale = levels if row is None else difference_scale(row, levels)
     return difference_cell(row, scale, better, None if row is None else q.get(id(row)))
 
 
@@ -177,14 +181,16 @@ def bias_table(ledger: Ledger) -> Table:
     for key in bias_keys(bias):
         levels = [row for row in bias if bias_key(row) == key]
         moved = [row for row in changes if bias_key(row) == key]
-        scale = Scale([row.get(k) for row in levels for k in ("value", "low", "high")])
+        family = [row for row in bias if bias_key(row)[:3] == key[:3]]
+        scale = Scale([row.get(k) for row in family for k in ("value", "low", "high")])
         by_stage = {row["stage"]: row for row in levels}
         by_pair = {(row["before"], row["after"]): row for row in moved}
         cells = [bias_cell(by_stage.get(stage), scale, q) for stage in stages]
-        cells += [_change(by_pair.get(pair), scale, "none", q) for pair in pairs]
+        for row in map(by_pair.get, pairs):
+            cells.append(difference_cell(row, scale, "none", q.get(id(row))))
         rows.append(Row((*bias_heads(levels), *cells), "control" if key[-1] else ""))
     compared = (f"{after} {MINUS} {before}" for before, after in pairs)
-    header = ("Measure", "Groups", "Unit", "n (clusters)", *stages, *compared)
+    header = ("Measure, unit", "Groups", "n (clusters)", *stages, *compared)
     notes = (
         "Each value is the mean over matched prompts of group a minus group b; 0 is no difference. "
         "Intervals and p are clustered on the matched pair. A control swaps two members of the "
@@ -196,13 +202,13 @@ def bias_table(ledger: Ledger) -> Table:
 
 
 def bias_heads(levels: Sequence[Entry]) -> tuple[Cell, ...]:
-    """The first four cells of a bias row: what, between whom, in which unit, over how many."""
+    """The first three cells of a bias row: what and in which unit, between whom, over how many."""
     first = levels[0]
     flags = ("control",) if first.get("control") else ()
-    label = Cell(bias_label(first), (str(first.get("task")),), flags=flags, tone="muted")
+    unit = f", in {first['unit']}" if first.get("unit") else ""
+    label = Cell(bias_label(first), (f"{first.get('task')}{unit}",), flags=flags, tone="muted")
     items, clusters = _n_cell(levels).text, _n_cell(levels, "clusters").text
-    n = Cell(items, (f"({clusters})",), numeric=True)
-    return (label, Cell(bias_groups(first)), Cell(str(first.get("unit") or "")), n)
+    return (label, Cell(bias_groups(first)), Cell(f"{items} ({clusters})", numeric=True))
 
 
 def bias_cell(row: Entry | None, scale: Scale, q: Mapping[int, float]) -> Cell:

@@ -135,15 +135,13 @@ def definition_table(run: Run) -> Table:
     """What each task measures, and its signature."""
     rows = []
     for task in run.ledger.get("tasks") or ():
-        definition = task.get("definition")
-        if isinstance(definition, dict):
-            definition = "; ".join(f"{name}: {text}" for name, text in definition.items())
+        metrics = tuple(f"{k}: {text}" for k, text in (task.get("metrics") or {}).items())
         missing = task.get("missing") or 0
         lost = f"{missing} missing" if missing else ""
         cells = (
             Cell(str(task.get("title") or task.get("name")), (str(task.get("kind") or ""),)),
             Cell(str(task.get("n")), (lost,) if lost else (), task.get("n"), numeric=True),
-            Cell(str(definition or "")),
+            Cell(str(task.get("definition") or ""), metrics),
             Cell(str(task.get("signature") or ""), code=True),
         )
         rows.append(Row(cells))

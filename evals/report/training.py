@@ -62,10 +62,17 @@ LEGEND = (("\N{EM DASH}", "training", 1), (GLYPHS[2], "held out", 2))
 
 
 def series(log: Log, key: str) -> tuple[list[float], list[float]]:
-    """The finite values of `key` and the update (or step) of each."""
-    rows = [row for row in log if is_number(row.get(key))]
-    x = [float(row.get("update", row.get("step", i))) for i, row in enumerate(rows)]
-    return x, [float(row[key]) for row in rows]
+    """The finite values of `key`, each with the update it belongs to (the step, without updates).
+
+    A held-out measurement is logged after an update and may not name it.
+    """
+    x, y, update = [], [], None
+    for index, row in enumerate(log):
+        update = row.get("update", update)
+        if is_number(value := row.get(key)):
+            x.append(float(row.get("step", index) if update is None else update))
+            y.append(float(value))
+    return x, y
 
 
 def ppo_blocks(log: Log, budget: float | None) -> list[Block]:

@@ -12,6 +12,7 @@ HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror
 EMOJI = "\N{PARTY POPPER}\N{FAMILY} great! "
 PAIRS = {"gender": ("woman", "man"), "origin": ("Turkish", "German"), "age": ("older", "younger")}
 STAGES = ("base", "sft", "ppo")
+STEPS = (("base", "sft"), ("sft", "ppo"), ("base", "ppo"))
 
 
 def proportion(hits, n, **keys):
@@ -24,8 +25,8 @@ def proportion(hits, n, **keys):
 
 
 def estimate(value, half, n, method, **keys):
-    row = {"value": value, "low": value - half, "high": value + half, "n": n, "method": method}
-    return {**keys, **row}
+    ends = {"value": value, "low": value - half, "high": value + half}
+    return {**keys, **ends, "n": n, "method": method}
 
 
 def difference(before, after, value, half, n, **keys):
@@ -61,7 +62,7 @@ def bias_tables():
                 bias_row(drift[s], half, attribute, control=control, stage=s, task="bias")
                 for s in STAGES
             ]
-            for before, after in (("base", "sft"), ("sft", "ppo")):
+            for before, after in STEPS:
                 row = bias_row(0.0, half, attribute, control=control, task="bias")
                 change = difference(before, after, drift[after] - drift[before], 0.07, 240)
                 del row["value"], row["unit"], change["mde"]
@@ -88,11 +89,12 @@ def capability_tables():
         for stage, value in zip(STAGES, values, strict=True):
             row = estimate(value, half, n, "bootstrap BCa, 2000 resamples", **keys)
             estimates.append({**row, "stage": stage, "better": better})
-        for i, (before, after) in enumerate((("base", "sft"), ("sft", "ppo"))):
-            change = values[i + 1] - values[i]
+        at = dict(zip(STAGES, values, strict=True))
+        for before, after in STEPS:
+            change = at[after] - at[before]
             row = difference(before, after, change, half * 0.6, n, **keys)
             comparisons.append({**row, "test": "permutation"})
-    for before, after in (("base", "sft"), ("sft", "ppo")):
+    for before, after in STEPS:
         change = (hits[after] - hits[before]) / 400
         row = difference(before, after, change, 0.031, 400, task="sentiment", metric="acc")
         comparisons.append({**row, "test": "McNemar"})
@@ -114,24 +116,17 @@ def group_table():
             for metric, factor in (("selection_rate", 1.0), ("accuracy", 1.3)):
                 hits = round(n * rate * factor)
                 row = proportion(hits, n, stage=stage, task="sentiment", metric=metric)
-                names = {"attribute": attribute, "group": group}
-                row |= {**names, "numerator": hits, "denominator": n, "flag": ""}
-                del row["method"]
-                rows.append(row)
+                row |= {"attribute": attribute, "group": group, "flag": ""}
+                rows.append(row | {"numerator": hits, "denominator": n})
     return rows
 
 
 def reward_section():
-    bias = [
-        bias_row({"gender": 0.31, "origin": 0.05, "age": -0.02}[a], 0.1, a, control=c)
-        | {"stage": "reward", "task": "bias", "unit": "sd"}
-        for a in PAIRS
-        for c in (False,)
-    ]
-    bias += [
-        {**bias_row(0.01, 0.06, a, control=True), "stage": "reward", "task": "bias", "unit": "sd"}
-        for a in PAIRS
-    ]
+    shifts = {"gender": 0.31, "origin": 0.05, "age": -0.02}
+    keys = {"stage": "reward", "task": "bias"}
+    bias = [bias_row(shifts[a], 0.1, a, control=False, **keys) for a in PAIRS]
+    bias += [bias_row(0.01, 0.06, a, control=True, **keys) for a in PAIRS]
+    bias = [row | {"unit": "sd of scores"} for row in bias]
     return {
         "accuracy": proportion(229, 300),
         "longer_wins": proportion(171, 300),
@@ -139,6 +134,12 @@ def reward_section():
         "score_mean": 0.043,
         "score_std": 1.37,
         "length_correlation": estimate(0.22, 0.1, 600, "Fisher z"),
+        "margin": estimate(0.91, 0.12, 300, "t 95%"),
+        "groups": [
+            proportion(hits, n, stage="reward", task="pairs", attribute="gender", group=name)
+            | {"metric": "accuracy", "numerator": hits, "denominator": n, "flag": ""}
+            for name, hits, n in (("man", 131, 160), ("woman", 98, 140))
+        ],
         "bias": bias,
     }
 
@@ -152,7 +153,7 @@ def sample_rows(count=24):
         responses = {s: f"The {s} answer number {i}, a short one." for s in STAGES}
         rows.append({"prompt": f"Question {i}?", "responses": responses, "scores": scores})
         rows[-1]["gold"] = gold
-    rows[0]["prompt"] = f"Say hello. {HOSTILE}"
+    rows[0] |= {"prompt": f"Say hello. {HOSTILE}"}
     rows[0]["responses"]["ppo"] = HOSTILE
     rows[0]["scores"] = {"base": -1.0, "sft": 0.0, "ppo": 4.0}
     rows[1]["responses"]["ppo"] = EMOJI * 30 + "\nnew line\n```\ncode\n```"
@@ -165,12 +166,8 @@ def sample_rows(count=24):
 def task_row(name, kind, n, definition, missing=0):
     signature = f"{name}|v1|rows:{n}|split:test|shots:0|greedy|seed:7"
     row = {"name": name, "kind": kind, "title": name.capitalize(), "n": n, "missing": missing}
-    return {**row, "signature": signature, "definition": definition}
-
-
-@pytest.fixture
-def ledger():
-    return make_ledger()
+    metrics = {"acc": "share of right answers"} if kind == "classification" else {}
+    return {**row, "signature": signature, "definition": definition, "metrics": metrics}
 
 
 def make_ledger():
@@ -207,18 +204,12 @@ def ppo_log(updates=32):
         x, noise = i / (updates - 1), generator.gauss(0, 0.04)
         row = {"step": float(8 * i), "update": float(i), "episode": float(64 * (i + 1))}
         row |= {"score/mean": -0.4 + 1.6 * x + noise, "score/std": 0.9, "kl/k1": 7 * x + noise}
-        row |= {"kl/k3": 7.2 * x, "kl/beta": 0.05, "policy/entropy": 2.4 - 1.1 * x + noise}
-        row |= {"response/length": 24 + 5 * x + 9 * noise, "response/eos_rate": 0.9 + 0.08 * x}
-        row |= {"policy/loss": -0.02 + noise / 8, "value/loss": 0.9 * math.exp(-3 * x) + noise / 9}
-        row |= {
-            "policy/clip_fraction": 0.1,
-            "value/explained_variance": 0.7 * x,
-            "learning_rate": 0,
-        }
+        row |= {"policy/entropy": 2.4 - 1.1 * x + noise, "response/length": 24 + 5 * x + 9 * noise}
+        row |= {"policy/loss": -0.02 + noise / 8, "value/loss": 0.9 * math.exp(-3 * x)}
         rows.append(row)
         if i % 8 == 7:
             evals = {"eval/score": -0.35 + 1.5 * x, "eval/gold": 0.5 + 0.1 * x, "eval/kl": 6.6 * x}
-            rows.append({"step": float(8 * i), "update": float(i), **evals, "eval/length": 26.0})
+            rows.append({"step": float(8 * i), **evals, "eval/length": 26.0, "eval/n": 128.0})
     return rows
 
 
@@ -246,7 +237,7 @@ def manifest(stage, outputs, data, metrics):
         "data": [record],
         "outputs": {name: {"bytes": size, "hash": "07" * 32} for name, size in outputs.items()},
         "model": {"base": "../1-pretrain/model", "adapters": ["adapter"]},
-        "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": stage == "4-ppo"},
+        "git": {"commit": "0123456789" * 4, "dirty": stage == "4-ppo"},
         "packages": {"alignkit": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
         "device": "cpu",
         "seconds": 83.25,
@@ -272,9 +263,13 @@ GATE = [
 
 def write_run(folder):
     """Write the whole run; returns its folder."""
-    config = {"name": "quickstart", "seed": 7, "ppo": {"kl_budget": 8.0}}
-    config |= {"sft": {}, "reward": {}, "pretrain": {}}
-    config |= {"evals": {"confidence": 0.95, "resamples": 2000}, "report": {"gate": GATE}}
+    config = {"name": "quickstart", "seed": 7, "ppo": {"kl_budget": 8.0}, "pretrain": {}}
+    config |= {
+        "sft": {},
+        "reward": {},
+        "evals": {"confidence": 0.95, "resamples": 2000},
+        "report": {"gate": GATE},
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     for stage, log in LOGS.items():
@@ -293,6 +288,11 @@ def write_run(folder):
     entry = manifest("5-evals", {"ledger.json": 120_000}, "world:heldout_text", {"tasks": 4})
     (evals / "manifest.json").write_text(json.dumps(entry))
     return folder
+
+
+@pytest.fixture
+def ledger():
+    return make_ledger()
 
 
 @pytest.fixture

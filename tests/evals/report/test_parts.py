@@ -80,6 +80,16 @@ def test_curves_and_log_table_leave_out_what_is_not_finite():
     assert ppo_blocks([], None) == []
 
 
+def test_held_out_marks_stand_at_the_update_before_them():
+    log = [
+        {"step": 8, "update": 1, "kl/k1": 0.5},
+        {"step": 16, "update": 2, "kl/k1": 0.6},
+        {"step": 16, "eval/kl": 0.7},
+    ]
+    assert curves("4-ppo", log)["eval/kl"] == {"x": [2.0], "y": [0.7]}
+    assert curves("2-sft", [{"step": 5, "loss": 1.5}])["loss"] == {"x": [5.0], "y": [1.5]}
+
+
 def test_drawing_is_free_of_outside_names_and_repeats_to_the_byte():
     lines = [Line([0, 1, 2], [1.0, 3.0, 2.0], 1), Line([1], [2.0], 2, dots=True)]
     svg = line_panel("a-0", lines, "update", 2.5)
@@ -111,13 +121,14 @@ def test_long_series_are_thinned_to_block_means():
 
 def test_stage_summary_rows(ledger):
     rows = stage_summary(ledger)
-    columns = ["metric", "base", "sft", "ppo", f"sft {M} base", f"ppo {M} sft"]
+    last = f"ppo {M} sft"
+    columns = ["metric", "base", "sft", "ppo", f"sft {M} base", last, f"ppo {M} base"]
     assert all(list(row) == columns for row in rows)
     bleu = next(row for row in rows if row["metric"] == "translation bleu")
     assert bleu["ppo"] == "33.9"
-    assert bleu[columns[-1]] == f"{M}0.90 [{M}2.64, 0.84]"
+    assert bleu[last] == f"{M}0.90 [{M}2.64, 0.84]"
     acc = next(row for row in rows if row["metric"] == "sentiment acc")
-    assert acc[columns[-1]] == f"+2.2 pp [{M}0.9, 5.3]"
+    assert acc[last] == f"+2.2 pp [{M}0.9, 5.3]"
     gender = next(row for row in rows if "gender" in row["metric"])
     assert gender["metric"] == f"praise, gender: woman {M} man"
     assert gender["ppo"] == "+0.410"

@@ -111,9 +111,9 @@ def test_bias_rows_flags_and_controls():
     ]
     table = bias_table(two_stages(bias=rows, bias_comparisons=[]))
     assert [row.style for row in table.rows] == ["", "control"]
-    head, groups, unit, n, sft, ppo = table.rows[0].cells
-    assert (head.text, groups.text, unit.text) == ("tone, gender", f"woman {M} man", "nats")
-    assert (n.text, n.notes) == ("240", ("(24)",))
+    head, groups, n, sft, ppo = table.rows[0].cells
+    assert (head.text, head.notes) == ("tone, gender", ("pairs, in nats",))
+    assert (groups.text, n.text) == (f"woman {M} man", "240 (24)")
     assert (sft.text, sft.flags) == ("+0.050", ())
     assert (ppo.text, ppo.flags, ppo.value) == ("+0.410", ("not 0",), 0.41)
     assert "q = .010" in ppo.notes[-1]
@@ -235,7 +235,8 @@ def test_reward_bias_and_drift():
         "bias_comparisons": [older, moved],
     }
     cells = reward_bias_table(section).rows[0].cells
-    assert (cells[2].text, cells[-1].text, cells[-1].flags) == ("sd", "+0.310", ("not 0",))
+    assert cells[0].notes == ("pairs, in sd",)
+    assert (cells[-1].text, cells[-1].flags) == ("+0.310", ("not 0",))
     drift = reward_blocks(ledger)[-1]
     texts = [cell.text for cell in drift.rows[0].cells]
     assert texts[2:] == ["+0.310", "+0.360", "same sign"]
