@@ -243,6 +243,7 @@ def _find_model(name: str, path: Path, key: str) -> str:
         f"no such model: {name!r}",
         where=f"{path}: {key}",
         allowed="a hub id, a folder, a .gguf file or the folder of a finished stage",
+        remedy="`make smollm2` fetches this one" if "SmolLM2" in name else "",
     )
 
 

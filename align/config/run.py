@@ -62,6 +62,21 @@ class RunConfig(Section):
             raise ValueError("`world` is never read: no source names a world set")
         return self
 
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        if self.evals is None:
+            return self
+        known = (*self.evals.tasks, "prompts", "reward_model", "ppo")
+        for i, rule in enumerate(self.report.gate):
+            if rule.task not in known:
+                raise ValueError(
+                    f"report.gate.{i}.task {rule.task!r} is no task ({', '.join(known)})"
+                )
+        for name in self.evals.reward_bias:
+            if name not in self.evals.tasks or self.evals.tasks[name].kind != "counterfactual":
+                raise ValueError(f"evals.reward_bias {name!r} is no counterfactual task")
+        return self
+
 
 def _uses_world(node: Any) -> bool:
     """Whether any source in the dumped configuration names a set of the world."""

@@ -153,6 +153,8 @@ def test_a_mistaken_override_is_quoted(run_file: Path, overrides: list[str], exp
         ("sft.gradient_accumulation=3", ":4: sft: gradient_accumulation (3) must divide batch_si"),
         ("sft.data.path=x", ":5: sft.data: name exactly one of world, path, hub (given: ['world"),
         ("ppo.data.path=x", ": `ppo` needs a `reward` section"),
+        ("report.gate[0].task=wrds", ": report.gate.0.task 'wrds' is no task (words, prompts, rew"),
+        ("evals.reward_bias=[words]", ": evals.reward_bias 'words' is no counterfactual task"),
         ("pretrain.data.path=x", ": give exactly one of `model` (load) and `pretrain` (from scr"),
     ],
 )
