@@ -74,8 +74,13 @@ def generate(
     logprobs: list[list[float]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
     done = [False] * len(prompts)
-    for _ in range(sampling.max_new_tokens):
-        chosen, chosen_logprobs = _draw(state.logits, sampling.temperature, generator)
+    # every row has draws of its own, so that its response does not depend on its neighbours
+    uniform = None
+    if sampling.temperature > 0:
+        uniform = torch.rand(len(prompts), sampling.max_new_tokens, generator=generator)
+    for step in range(sampling.max_new_tokens):
+        draws = None if uniform is None else uniform[alive, step]
+        chosen, chosen_logprobs = _draw(state.logits, sampling.temperature, draws)
         for row, token, logprob in zip(
             alive, chosen.tolist(), chosen_logprobs.tolist(), strict=True
         ):
@@ -84,7 +89,7 @@ def generate(
                 logprobs[row].append(logprob)
                 done[row] = token in sampling.stop_ids
         waiting = [i for i, row in enumerate(alive) if not done[row]]
-        if not waiting or len(tokens[alive[waiting[0]]]) == sampling.max_new_tokens:
+        if not waiting or step + 1 == sampling.max_new_tokens:
             break
         if 2 * len(waiting) <= len(alive):
             chosen = chosen[state.keep(waiting)]
@@ -93,20 +98,25 @@ def generate(
     return [Response(*row) for row in zip(tokens, logprobs, done, strict=True)]
 
 
-def _draw(
-    logits: Tensor, temperature: float, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Token ids (B,) and their log-probabilities (B,) from logits (B, V)."""
-    scaled = logits.float() / temperature if temperature > 0 else logits.float()
-    logprobs = scaled.log_softmax(-1)
-    if temperature == 0:
+def _draw(logits: Tensor, temperature: float, draws: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Token ids (B,) and their log-probabilities (B,) from logits (B, V).
+
+    Args:
+        logits: (B, V).
+        temperature: Divides the logits, where there are draws.
+        draws: (B,) in [0, 1); None takes the most likely token.
+    """
+    if draws is None:
+        logprobs = logits.float().log_softmax(-1)
         chosen = logprobs.argmax(-1)
     else:
-        draws = torch.rand(len(logprobs), 1, generator=generator).to(logprobs.device)
-        # inverse of the cumulative distribution: one draw a row, whatever the device
+        logprobs = (logits.float() / temperature).log_softmax(-1)
+        # inverse of the cumulative distribution: the first token whose sum exceeds the draw
         cumulative = logprobs.exp().cumsum(-1)
-        chosen = torch.searchsorted(cumulative, draws * cumulative[:, -1:]).squeeze(-1)
-        chosen = chosen.clamp_max(logits.shape[-1] - 1)
+        total = cumulative[:, -1:]
+        below = torch.nextafter(total, torch.zeros_like(total))
+        target = torch.minimum(draws.to(logits.device)[:, None] * total, below)
+        chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     return chosen, logprobs.gather(-1, chosen[:, None]).squeeze(-1)
 
 
