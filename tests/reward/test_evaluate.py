@@ -79,6 +79,9 @@ def test_length_correlation_is_exact_far_from_zero_and_undefined_without_spread(
     chosen = np.array([1e6 + i for i in range(1, 6)])
     rejected = np.array([1e6 - i for i in range(1, 6)])
     assert length_correlation(Pairs(rows, chosen, rejected), FEW).value == pytest.approx(1.0)
+    x, y = np.array([3.0, 5.0, 4.0, 9.0]), np.array([2.0, 1.0, 7.0, 8.0])
+    sums = np.array([4.0, x.sum(), y.sum(), x @ x, y @ y, x @ y])
+    assert float(pearson(sums)) == pytest.approx(distributions.pearsonr(x, y).statistic)
     assert np.isnan(pearson(np.array([3.0, 0.0, 0.0, 0.0, 5.0, 0.0])))
 
 

@@ -69,7 +69,7 @@ def test_the_stage_leaves_what_it_promises(stage: Path) -> None:
     config = json.loads((stage / "adapter" / "adapter_config.json").read_text())
     assert config["modules_to_save"] == ["score"]
     assert config["target_modules"] == sorted(config["target_modules"])
-    assert config["base_model_name_or_path"] == ""
+    assert not config["base_model_name_or_path"]
     samples = [json.loads(line) for line in (stage / "samples.jsonl").read_text().splitlines()]
     scores = [[row["score_chosen"], row["score_rejected"]] for row in samples]
     stored = json.loads((stage / "adapter" / "reward_config.json").read_text())
