@@ -102,6 +102,7 @@ def merge_adapters(model: PreTrainedModel, places: Sequence[str]) -> PreTrainedM
             )
         check_fit(model, folder)
         settings.task_type, settings.inference_mode = "CAUSAL_LM", True
+        settings.base_model_name_or_path = None  # else peft warns that the base is another
         tuned = add_lora(model, settings)
         result = set_peft_model_state_dict(tuned, load_file(folder / WEIGHTS))
         missing = [key for key in result.missing_keys if "lora_" in key]
@@ -145,7 +146,7 @@ def save_adapter(model: PeftModel, adapter_name: str, folder: Path) -> None:
     tensors = {key: state[key].detach().cpu().clone().contiguous() for key in sorted(state)}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     settings = model.peft_config[adapter_name].to_dict()
-    settings |= {"base_model_name_or_path": "", "inference_mode": True, "revision": None}
+    settings |= {"base_model_name_or_path": None, "inference_mode": True, "revision": None}
     write_json_atomic(folder / CONFIG, _plain(dict(sorted(settings.items()))))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -197,7 +198,7 @@ def _load_base(reference: ModelReference, dtype: torch.dtype) -> PreTrainedModel
         model, report = AutoModelForCausalLM.from_pretrained(
             place, dtype=dtype, output_loading_info=True, **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load("model", reference, error) from error
     # transformers would go on with random numbers in their place
     absent = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
@@ -228,7 +229,7 @@ def _choose_pad(tokenizer: PreTrainedTokenizerBase) -> None:
     special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
     free = sorted(t for t in special - used if t not in tokenizer.chat_template)
     named = [name for name in PAD_NAMES if name in free]
-    tokenizer.pad_token = [*named, *free, PAD_NAMES[0]][0]
+    tokenizer.add_special_tokens({"pad_token": [*named, *free, PAD_NAMES[0]][0]})
 
 
 @torch.no_grad()

@@ -103,7 +103,7 @@ def train_pretrain(config: RunConfig, job: StageJob) -> StageResult:
         "heldout_loss": final,
         "heldout_perplexity": math.exp(final),
         "heldout_tokens": watched.blocks.numel(),
-        "tokens_seen": steps * section.batch_size * section.max_length,
+        "tokens_seen": tokens_seen(steps, len(blocks.blocks), section),
         "tokens_left_over": blocks.left_over,
         "steps": steps,
         "parameters": model.num_parameters(),
@@ -122,6 +122,12 @@ def pack_blocks(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length
     ]
     whole = len(stream) // length * length
     return Packed(torch.tensor(stream[:whole]).reshape(-1, length), len(stream) - whole)
+
+
+def tokens_seen(steps: int, blocks: int, section: PretrainConfig) -> int:
+    """Tokens of so many steps; the last step of an epoch may see fewer blocks than the others."""
+    epochs, rest = divmod(steps, math.ceil(blocks / section.batch_size))
+    return (epochs * blocks + rest * section.batch_size) * section.max_length
 
 
 def continuations(
@@ -180,7 +186,7 @@ def _trainer(
         "greater_is_better": False,
         "load_best_model_at_end": False,
         "prediction_loss_only": True,
-        "dataloader_drop_last": True,
+        "dataloader_drop_last": False,  # it would leave held-out blocks out, too
     }
     arguments = trainer_arguments(TrainingArguments, "pretrain", config, job, own)
     return Trainer(

@@ -23,7 +23,6 @@ from transformers import PrinterCallback, TrainerCallback
 from align.artifacts import MetricsLog, StageJob
 from align.callbacks import StageCallback, last_complete_checkpoint
 from align.config import RunConfig, TrainConfig
-from align.errors import UserError
 from align.models import pick_device, pick_dtype
 from align.quiet import quiet_transformers
 from align.references import ModelReference
@@ -51,7 +50,7 @@ def load_split(section: TrainConfig, kind: Kind, config: RunConfig, job: StageJo
     """Read a stage's data; without `eval_data` a seeded share of it is held out.
 
     Raises:
-        UserError: A source cannot be read, or too few rows to hold any out.
+        UserError: A source cannot be read, or it has too few rows to hold any out.
     """
     from align.data.sources import load_rows
     from align.data.splits import split_holdout
@@ -61,12 +60,6 @@ def load_split(section: TrainConfig, kind: Kind, config: RunConfig, job: StageJo
         held, held_record = load_rows(section.eval_data, kind, job.data)
         return SplitRows(rows, held, [record, held_record])
     train, held = split_holdout(rows, config.data.holdout, config.seed)
-    if not train or not held:
-        raise UserError(
-            f"{len(rows)} rows leave {len(train)} to train on and {len(held)} held out",
-            where=str(record["source"]),
-            remedy="give more rows, or `eval_data`",
-        )
     return SplitRows(train, held, [record])
 
 
