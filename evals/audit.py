@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align.artifacts import StageJob, code_hash, json_hash, write_json_atomic
 from align.config import RunConfig
-from align.errors import UserError
 from align.references import resolve_reference
 from evals.plan import CODE, Entry, held_rows, reference_hash
 from evals.prompts import ScoreFunction
@@ -59,7 +58,7 @@ def audit_reward(
     """The ledger's `reward_model`: from disk where it is up to date.
 
     Raises:
-        UserError: `reward_bias` names no task, or see `reward.evaluate`.
+        UserError: See `reward.evaluate.evaluate_reward`.
     """
     section = config.evals
     assert section is not None
@@ -91,20 +90,3 @@ def audit_reward(
     )
     write_json_atomic(path, {"key": key, "value": audit})
     return audit
-
-
-def check_reward_bias(config: RunConfig) -> None:
-    """Check that `reward_bias` names counterfactual tasks of the run.
-
-    Raises:
-        UserError: It does not.
-    """
-    assert config.evals is not None
-    fit = [name for name, task in config.evals.tasks.items() if task.kind == "counterfactual"]
-    for name in config.evals.reward_bias:
-        if name not in fit:
-            raise UserError(
-                f"{name!r} is no counterfactual task",
-                where="evals.reward_bias",
-                allowed=", ".join(fit) or "none: the run has no counterfactual task",
-            )

@@ -16,7 +16,7 @@ import numpy as np
 from align.artifacts import StageJob, StageResult, write_json_atomic
 from align.config import RunConfig
 from align.errors import UserError
-from evals.audit import audit_reward, check_reward_bias, reward_model
+from evals.audit import audit_reward, reward_model
 from evals.ledger import Results, build_ledger
 from evals.overlap import overlap_key, overlap_table
 from evals.plan import (
@@ -66,7 +66,6 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
     """
     section = config.evals
     assert section is not None
-    check_reward_bias(config)
     rewards = reward_model(config, job)
     scores: dict[str, Callable[[], ScoreFunction]] = {}
     if rewards is not None:

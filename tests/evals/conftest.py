@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -76,3 +77,9 @@ def tiny_model(tiny_tokenizer: Any) -> Any:
 @pytest.fixture
 def engine(tiny_model: Any, tiny_tokenizer: Any) -> Engine:
     return Engine(tiny_model, tiny_tokenizer, batch_tokens=256)
+
+
+@pytest.fixture(scope="session")
+def model_of(tiny_tokenizer: Any) -> Callable[[int], Any]:
+    """A tiny model of any seed."""
+    return lambda seed: make_model(len(tiny_tokenizer), seed)

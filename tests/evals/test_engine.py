@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from collections.abc import Callable
@@ -107,6 +108,7 @@ def test_rolling_equals_the_definition(engine: Engine) -> None:
     assert scores.sums[3] == pytest.approx(total, abs=1e-3)
     assert math.isnan(scores.sums[1])
     assert scores.tokens.tolist()[1:] == [0, 1, len(ids)]
+    assert not scores.greedy[1]
     short = engine.tokenizer(texts[0], add_special_tokens=False)["input_ids"]
     expected = by_definition(engine.model, Request((1,), tuple(short)))[0]
     assert scores.sums[0] == pytest.approx(expected, abs=1e-4)
@@ -129,6 +131,19 @@ def test_generation_equals_one_token_at_a_time(engine: Engine, budget: int) -> N
     responses = other.generate(prompts, 10)
     expected = [greedy_by_definition(engine.model, prompt, 10, {2}) for prompt in prompts]
     assert [response.ids for response in responses] == expected
+
+
+def test_generation_ends_with_the_end_token(engine: Engine) -> None:
+    free = engine.generate([[5, 9, 40, 7], [20, 21]], 6)
+    assert not any(response.finished for response in free)
+    # Call the third token of the first response EOS: it must be the last one.
+    end = free[0].ids[2]
+    first = free[0].ids.index(end)
+    tokenizer = copy.deepcopy(engine.tokenizer)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    stopped = Engine(engine.model, tokenizer).generate([[5, 9, 40, 7], [20, 21]], 6)
+    assert stopped[0].ids == free[0].ids[: first + 1]
+    assert stopped[0].finished
 
 
 def test_stop_character_ends_a_response(engine: Engine) -> None:

@@ -10,6 +10,7 @@ from scipy import stats as scipy_stats
 
 from evals.stats import (
     Resampling,
+    bca_interval,
     bootstrap,
     check_rows,
     cluster_sums,
@@ -87,6 +88,22 @@ def test_bca_equals_scipy() -> None:
     assert ours.value == pytest.approx(values.mean())
     # A skewed sample: the interval must reach further to the right than to the left.
     assert ours.high - ours.value > ours.value - ours.low
+
+
+def test_bca_corrects_bias_by_hand() -> None:
+    # Replicates 0..999 and the value 300, no skewness: z0 = ppf(0.3005) = -0.5230. The ends are the
+    # quantiles cdf(2 z0 -+ 1.959964) = cdf(-3.0060) = 0.0013236 and cdf(0.9140) = 0.81964.
+    replicates = np.arange(1000.0)
+    ends = bca_interval(300.0, replicates, np.array([1.0, 3, 2, 2]), 0.95)
+    assert ends.low == pytest.approx(0.0013236 * 999, abs=0.01)
+    assert ends.high == pytest.approx(0.81964 * 999, abs=0.1)
+
+
+def test_bca_counts_ties_half() -> None:
+    # 40 below, 20 equal, 40 above: no bias, so the ends are the plain percentiles.
+    replicates = np.concatenate([np.linspace(0, 1, 40), np.full(20, 2.0), np.linspace(3, 4, 40)])
+    ends = bca_interval(2.0, replicates, np.array([1.0, 3]), 0.9)
+    assert (ends.low, ends.high) == pytest.approx(tuple(np.quantile(replicates, [0.05, 0.95])))
 
 
 def test_clustered_bootstrap_is_wider_when_items_repeat() -> None:

@@ -1,0 +1,69 @@
+"""Which interval and test a metric gets, and how results of two stages are paired."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from align.errors import UserError
+from evals.metrics import accuracy_metric, mean_metric, perplexity_metrics, value_rows
+from evals.score import compare, estimate, pair_results
+from evals.stats import Resampling
+from evals.task import TaskResult
+
+DRAWS = Resampling(500)
+MEAN = mean_metric("length", "x", "none", "mean")
+
+
+def result(values: list[float], ids: str, **fields: object) -> TaskResult:
+    return TaskResult(
+        ids=tuple(ids),
+        stats={"accuracy": value_rows(values), "x": value_rows(values)},
+        samples=[{"value": value} for value in values],
+        columns={"who": tuple(ids.upper())},
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def test_each_kind_of_metric_gets_its_interval() -> None:
+    scored = result([1.0, 0, 1, 1], "abcd")
+    assert estimate(accuracy_metric(), scored, DRAWS).method == "Wilson, 0.95"
+    assert estimate(MEAN, scored, DRAWS).method == "t, 0.95"
+    grouped = result([1.0, 0, 1, 1], "abcd", clusters=("x", "x", "y", "y"))
+    assert estimate(accuracy_metric(), grouped, DRAWS).method == "t, 2 clusters, 0.95"
+    documents = TaskResult(
+        ids=("a", "b"),
+        stats={"perplexity": np.array([[2.0, 2, 1, 4], [3, 2, 1, 4]])},
+        samples=[{}] * 2,
+    )
+    method = estimate(perplexity_metrics()[0], documents, DRAWS).method
+    assert method == "BCa bootstrap, 500 resamples, 0.95"
+
+
+def test_each_kind_of_metric_gets_its_test() -> None:
+    before, after = result([1.0, 0, 0, 0], "abcd"), result([1.0, 1, 1, 0], "abcd")
+    accuracy = compare(accuracy_metric(), before, after, DRAWS)
+    assert (accuracy.test, accuracy.difference) == ("exact McNemar", 0.5)
+    assert compare(MEAN, before, after, DRAWS).test == "sign-flip permutation"
+
+
+def test_items_are_paired_by_id_not_by_place() -> None:
+    before = result([1.0, 0, 1, 0], "abcd")
+    after = result([0.0, 1, 0, 1], "dcba")  # the same outcome of every item
+    change = compare(accuracy_metric(), before, after, DRAWS)
+    assert (change.difference, change.p) == (0.0, 1.0)
+    first, second = pair_results(before, after)
+    assert first.ids == second.ids == tuple("abcd")
+    assert second.columns["who"] == tuple("ABCD")
+    assert [sample["value"] for sample in second.samples] == [1, 0, 1, 0]
+
+
+def test_only_missing_items_may_differ() -> None:
+    before = result([1.0, 0, 1], "abc")
+    after = result([1.0, 0], "ab", missing={"too long": 1})
+    paired = pair_results(before, after)
+    assert [len(side.ids) for side in paired] == [2, 2]
+    with pytest.raises(UserError, match="2 shared, 1 only in the first, 0 only in the second"):
+        pair_results(before, result([1.0, 0], "ab"))
+    with pytest.raises(UserError, match="different items"):
+        pair_results(before, result([1.0, 0, 1], "xyz"))
