@@ -51,8 +51,8 @@ def masked_mean(values: Tensor, mask: Tensor, reduce: Reduce = local) -> Tensor:
     return sums[0] / sums[1].clamp_min(1)
 
 
-def _masked_moments(values: Tensor, mask: Tensor, reduce: Reduce) -> tuple[Tensor, Tensor]:
-    """Mean and population variance over the masked entries of all processes."""
+def masked_moments(values: Tensor, mask: Tensor, reduce: Reduce) -> tuple[Tensor, Tensor]:
+    """Mean and population variance over the masked entries of all processes, two scalars."""
     mean = masked_mean(values, mask, reduce)
     return mean, masked_mean((values - mean) ** 2, mask, reduce)
 
@@ -65,7 +65,7 @@ def whiten(values: Tensor, mask: Tensor, reduce: Reduce = local) -> Tensor:
     Returns:
         (B, T), 0 in padding.
     """
-    mean, variance = _masked_moments(values, mask, reduce)
+    mean, variance = masked_moments(values, mask, reduce)
     return torch.where(mask, (values - mean) * torch.rsqrt(variance + 1e-8), 0.0)
 
 
@@ -77,7 +77,7 @@ def scale_to_unit_variance(values: Tensor, mask: Tensor, reduce: Reduce = local)
     Returns:
         (B, T), 0 in padding.
     """
-    mean, variance = _masked_moments(values, mask, reduce)
+    mean, variance = masked_moments(values, mask, reduce)
     return torch.where(mask, (values - mean) * torch.rsqrt(variance + 1e-8) + mean, 0.0)
 
 

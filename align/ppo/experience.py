@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from align.ppo.advantages import gae, scale_to_unit_variance, whiten
+from align.ppo.advantages import Reduce, gae, local, scale_to_unit_variance, whiten
 from align.ppo.rewards import (
     Truncation,
     bootstrap_rewards,
@@ -43,7 +43,12 @@ class PlainShaping:
 
 
 def collect(
-    measured: Rollout, scores: Tensor, beta: float, shaping: Shaping
+    measured: Rollout,
+    scores: Tensor,
+    beta: float,
+    shaping: Shaping,
+    reduce: Reduce = local,
+    largest: Reduce = local,
 ) -> tuple[Rollout, dict[str, float]]:
     """Fill in rewards, advantages and returns.
 
@@ -52,25 +57,29 @@ def collect(
         scores: (B,) raw scores.
         beta: Weight of the KL penalty.
         shaping: Clipping, truncation rule, discount and lambda.
+        reduce: Sums a tensor over all processes.
+        largest: The largest of a scalar over all processes.
 
     Returns:
         The rollout with values (B, T), and its metrics. Returns are computed before whitening.
     """
     scores = scores.to(measured.mask.device)
-    rewards = _rewards(measured, scores, beta, shaping)
+    rewards = _rewards(measured, scores, beta, shaping, reduce)
     values = measured.values[:, :-1]
     advantages, returns = gae(rewards, values, measured.mask, shaping.gamma, shaping.lam)
     rollout = replace(
         measured,
         values=values,
-        advantages=whiten(advantages, measured.mask),
+        advantages=whiten(advantages, measured.mask, reduce),
         returns=returns,
         scores=scores,
     )
-    return rollout, rollout_metrics(rollout, rewards)
+    return rollout, rollout_metrics(rollout, rewards, reduce, largest)
 
 
-def _rewards(measured: Rollout, scores: Tensor, beta: float, shaping: Shaping) -> Tensor:
+def _rewards(
+    measured: Rollout, scores: Tensor, beta: float, shaping: Shaping, reduce: Reduce
+) -> Tensor:
     """Rewards (B, T): clipped and truncation-aware score at the end, minus beta * k1 a token."""
     if shaping.score_clip is not None:
         scores = scores.clamp(-shaping.score_clip, shaping.score_clip)
@@ -84,5 +93,5 @@ def _rewards(measured: Rollout, scores: Tensor, beta: float, shaping: Shaping) -
         cut = measured.values.gather(1, lengths).squeeze(1)
         rewards = bootstrap_rewards(rewards, measured.finished, cut, measured.mask, shaping.gamma)
     if shaping.whiten_rewards:
-        rewards = scale_to_unit_variance(rewards, measured.mask)
+        rewards = scale_to_unit_variance(rewards, measured.mask, reduce)
     return rewards

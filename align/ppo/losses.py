@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from align.ppo.advantages import masked_sum
+from align.ppo.advantages import Reduce, local, masked_moments, masked_sum
 
 
 class PolicyLoss(NamedTuple):
@@ -97,16 +97,16 @@ def value_loss(
     return ValueLoss(loss, ((clipped > unclipped) & mask).sum())
 
 
-def entropy_from_logits(logits: Tensor) -> Tensor:
-    """Entropy (...) in nats of categorical distributions with logits (..., V)."""
-    logprobs = logits.log_softmax(-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
+def entropy(logprobs: Tensor) -> Tensor:
+    """Entropy (...) in nats of categorical distributions with log-probabilities (..., V)."""
+    entropies: Tensor = torch.special.entr(logprobs.exp()).sum(-1)
+    return entropies
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+def explained_variance(
+    values: Tensor, returns: Tensor, mask: Tensor, reduce: Reduce = local
+) -> Tensor:
     """1 - Var(R - V) / Var(R) over the masked tokens; 0 where the returns do not vary."""
-    wanted, error = returns[mask], (returns - values)[mask]
-    if wanted.numel() < 2:
-        return torch.zeros((), device=values.device)
-    variance = wanted.var(correction=0)
-    return torch.where(variance > 0, 1 - error.var(correction=0) / variance.clamp_min(1e-12), 0.0)
+    _, variance = masked_moments(returns, mask, reduce)
+    _, error = masked_moments(returns - values, mask, reduce)
+    return torch.where(variance > 1e-12, 1 - error / variance.clamp_min(1e-12), 0.0)

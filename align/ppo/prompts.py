@@ -13,6 +13,8 @@ from align.data.encoding import encode_prompt
 from align.errors import UserError
 
 Prompt = str | list[dict[str, str]]
+SAMPLE, SHUFFLE, EVALUATE = 1, 2, 3
+"""Purposes of the random streams."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from align.generation import Response, pad_left
-from align.ppo.losses import entropy_from_logits
+from align.ppo.losses import entropy
 from align.shared import SharedBase
 
 
@@ -116,21 +116,49 @@ def response_hidden(shared: SharedBase, rollout: Rollout) -> Tensor:
 
 
 def token_statistics(
-    shared: SharedBase, hidden: Tensor, response_ids: Tensor, temperature: float
+    shared: SharedBase, hidden: Tensor, rollout: Rollout, temperature: float
 ) -> TokenStatistics:
     """Log-probability and entropy of each response token at the sampling temperature.
+
+    The vocabulary head, which can cost more than the trunk, runs on the masked tokens alone.
 
     Args:
         shared: The base whose vocabulary head is applied.
         hidden: (B, T + 1, H) of `response_hidden`.
-        response_ids: (B, T).
+        rollout: Response ids and mask.
         temperature: Divides the logits, as in sampling.
+
+    Returns:
+        (B, T) each, 0 in padding.
     """
-    logits = shared.logits(hidden[:, :-1]).float() / temperature
-    chosen = logits.log_softmax(-1).gather(-1, response_ids[..., None]).squeeze(-1)
-    with torch.no_grad():
-        entropy = entropy_from_logits(logits)
-    return TokenStatistics(chosen, entropy)
+    every = _vocabulary_logprobs(shared, hidden, rollout.mask, temperature)
+    return TokenStatistics(_chosen(every, rollout), _on_mask(entropy(every.detach()), rollout.mask))
+
+
+def token_logprobs(
+    shared: SharedBase, hidden: Tensor, rollout: Rollout, temperature: float
+) -> Tensor:
+    """The log-probabilities of `token_statistics` alone, (B, T)."""
+    return _chosen(_vocabulary_logprobs(shared, hidden, rollout.mask, temperature), rollout)
+
+
+def _vocabulary_logprobs(
+    shared: SharedBase, hidden: Tensor, mask: Tensor, temperature: float
+) -> Tensor:
+    """Log-probabilities (N, V), float32, of every token at the N masked places."""
+    logits = shared.logits(hidden[:, :-1][mask]).float()
+    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+
+
+def _chosen(every: Tensor, rollout: Rollout) -> Tensor:
+    """Log-probabilities (B, T) of the response's tokens from those of all (N, V)."""
+    chosen = every.gather(-1, rollout.response_ids[rollout.mask][:, None]).squeeze(-1)
+    return _on_mask(chosen, rollout.mask)
+
+
+def _on_mask(values: Tensor, mask: Tensor) -> Tensor:
+    """Values (N,) put back to their masked places (B, T), 0 elsewhere."""
+    return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 
 
 def state_values(shared: SharedBase, hidden: Tensor) -> Tensor:

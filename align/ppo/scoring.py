@@ -45,6 +45,16 @@ def score_responses(
     return total
 
 
+def sample_rows(
+    batch: PromptBatch, texts: Sequence[str], scores: Tensor, update: int, n: int = 4
+) -> list[dict[str, Any]]:
+    """The first `n` responses of the policy after `update` updates, for people to read."""
+    return [
+        {"update": update, "prompt": prompt, "response": text, "score": float(score)}
+        for prompt, text, score in zip(batch.prompts[:n], texts, scores, strict=False)
+    ]
+
+
 def name_of(function: RewardFunction) -> str:
     """What a reward function is called in metrics and messages."""
     return str(getattr(function, "__name__", type(function).__name__))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +28,17 @@ from transformers import (
 
 from align.artifacts import write_json_atomic
 from align.config import LoraConfig
-from align.data.encoding import decode_response
 from align.errors import UserError
-from align.generation import Response, Sampling, generate
+from align.ppo.actor import Actor, ppo_sampling
 from align.ppo.config import PPOConfig
 from align.ppo.experience import collect
-from align.ppo.losses import policy_loss, value_loss
-from align.ppo.prompts import PromptBatch, PromptSet, scheduled_indices, stream
-from align.ppo.rewards import AdaptiveKL, kl_estimates
-from align.ppo.rollout import (
-    Rollout,
-    response_hidden,
-    start_rollout,
-    state_values,
-    token_statistics,
-)
-from align.ppo.scoring import RewardFunction, score_responses
-from align.ppo.watch import Watch
+from align.ppo.learner import Learner, add_parts
+from align.ppo.prompts import EVALUATE, SAMPLE, PromptSet, scheduled_indices, stream
+from align.ppo.rewards import AdaptiveKL
+from align.ppo.rollout import Rollout
+from align.ppo.scoring import RewardFunction, sample_rows, score_responses
+from align.ppo.watch import Watch, check_finite, response_metrics
 from align.shared import SharedBase
-
-SAMPLE, SHUFFLE, EVALUATE = 1, 2, 3
-"""Purposes of the random streams."""
 
 
 class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
@@ -97,19 +87,15 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         callbacks: list[TrainerCallback] | None = None,
         gold_func: RewardFunction | None = None,
     ) -> None:
-        tokenizer = _checked_tokenizer(processing_class)
+        sampling = ppo_sampling(args, processing_class)
+        assert processing_class is not None
         shared = model if isinstance(model, SharedBase) else SharedBase(model)
-        _add_parts(shared, args, peft_config or LoraConfig())
+        add_parts(shared, args, peft_config or LoraConfig())
         self.shared = shared
-        self.tokenizer = tokenizer
+        self.tokenizer: PreTrainedTokenizerBase = processing_class
         self.reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
         self.gold_func = gold_func
-        self.prompts = PromptSet(train_dataset, tokenizer, args.max_prompt_length)
-        self.eval_prompts = (
-            None
-            if eval_dataset is None
-            else PromptSet(eval_dataset, tokenizer, args.max_prompt_length)
-        )
+        self.prompts = self._prompt_set(train_dataset, args)
         self.kl_controller = AdaptiveKL(args.kl_coef, args.kl_target, args.kl_horizon)
         self.rollout: Rollout | None = None
         self.samples: list[dict[str, Any]] = []
@@ -117,20 +103,29 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         super().__init__(
             model=shared,
             args=args,
-            processing_class=tokenizer,
-            data_collator=_first,
+            eval_dataset=None if eval_dataset is None else self._prompt_set(eval_dataset, args),
+            processing_class=processing_class,
+            data_collator=_micro_step,
             callbacks=[*(callbacks or []), _UpdateEnd(self)],
         )
         # the callback that ends an update must log before those of the caller read the log
         self.callback_handler.callbacks.sort(key=lambda c: not isinstance(c, _UpdateEnd))
+        self.learner = Learner(shared, args, self.accelerator)
+        self.actor = Actor(
+            shared,
+            processing_class,
+            sampling,
+            at_once=args.local_rollout_size,
+            micro_batch=args.per_device_train_batch_size,
+            autocast=self.accelerator.autocast,
+        )
 
     # transformers.Trainer's hooks
 
-    def get_train_dataloader(self) -> DataLoader[dict[str, int]]:
+    def get_train_dataloader(self) -> DataLoader[int]:
         """Numbers of micro-steps; the prompts are drawn when an update begins."""
-        micro = self.args.gradient_accumulation_steps * self.args.max_steps
-        steps = [{"micro_step": number} for number in range(micro)]
-        return DataLoader(steps, batch_size=1, collate_fn=_first)  # type: ignore[arg-type]
+        micro_steps = range(self.args.gradient_accumulation_steps * self.args.max_steps)
+        return DataLoader(micro_steps, batch_size=1, collate_fn=_micro_step)  # type: ignore[arg-type]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Adam over exactly the policy's and the critic's parameters, without weight decay."""
@@ -151,23 +146,18 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         update, within = divmod(inputs["micro_step"], self._micro_steps)
         if within == 0 or self.rollout is None:
             self.rollout = self._collect(update)
-        rows, tokens = self._micro_batch(update, within)
         with self.watch.phase("optimise"):
-            return self._backward(self.rollout.rows(rows.to(self.shared.device)), tokens)
+            part, tokens = self.learner.micro_batch(self.rollout, update, within)
+            return self.learner.backward(part, tokens, self.watch)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clip the policy's and the critic's gradients apart; returns the policy's norm."""
-        norms = {
-            part: nn.utils.clip_grad_norm_(
-                self.shared.trainable_parameters(part), self.args.max_grad_norm
-            )
-            for part in ("policy", "critic")
-        }
-        self.watch.step({part: float(norm) for part, norm in norms.items()})
-        return norms["policy"]
+        return self.learner.end_gradients(self.args.max_grad_norm, self.watch)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The norm found while clipping."""
+        """The norm found while clipping; without clipping, it is found here."""
+        if grad_norm is None:
+            return self.learner.end_gradients(math.inf, self.watch)
         return grad_norm
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -179,9 +169,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save transformers' checkpoint and, beside it, what only PPO knows."""
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(folder / "ppo_state.json", {"beta": self.kl_controller.beta})
+        if self.args.should_save:
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(folder / "ppo_state.json", {"beta": self.kl_controller.beta})
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(
@@ -194,42 +185,53 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.kl_controller.beta = json.loads((folder / "ppo_state.json").read_text())["beta"]
         self.rollout = None
 
+    def _load_best_model(self) -> None:
+        """Restore the checkpoint that `metric_for_best_model` named best."""
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _determine_best_metric(self, metrics: Mapping[str, float], trial: Any) -> bool:
+        """Whether `metric_for_best_model` ("gold", "score", ...) is the best so far."""
+        named = {name.replace("eval/", "eval_"): value for name, value in metrics.items()}
+        best: bool = super()._determine_best_metric(named, trial)
+        return best
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Answer the held-out prompts with the same random draws every time.
 
         Returns:
-            Score, gold reward (where given), KL (k1 and k3, nats a response), length, EOS rate.
+            Score, gold reward (where given), KL (k1 and k3, nats a response), entropy (nats a
+            token), length, share that ended, number of prompts.
         """
-        prompts = self.eval_prompts
+        prompts = self.eval_dataset
         if eval_dataset is not None:
-            prompts = PromptSet(eval_dataset, self.tokenizer, self.args.max_prompt_length)
+            prompts = self._prompt_set(eval_dataset, self.args)
         if prompts is None:
             raise UserError("no held-out prompts", remedy="pass eval_dataset")
         batch = prompts.batch(range(len(prompts)))
-        responses = self._sample(batch, stream(self.args.seed, EVALUATE))
-        texts = [decode_response(self.tokenizer, response.ids) for response in responses]
-        rollout = self._measured(batch, responses)
-        estimates = kl_estimates(rollout.logprobs, rollout.reference)
-        mask, rows = rollout.mask, len(rollout)
+        responses = self.actor.respond(batch, stream(self.args.seed, EVALUATE))
+        texts = self.actor.texts(responses)
+        scores = score_responses(self.reward_funcs, batch, texts)
         metrics = {
-            "score": float(score_responses(self.reward_funcs, batch, texts).mean()),
-            "kl": float(torch.where(mask, estimates.k1, 0.0).sum() / rows),
-            "kl_k3": float(torch.where(mask, estimates.k3, 0.0).sum() / rows),
-            "length": float(mask.sum(-1).float().mean()),
-            "eos_rate": float(rollout.finished.float().mean()),
+            "score": float(scores.mean()),
+            **response_metrics(self.actor.measure(batch, responses)),
+            "n": len(batch),
         }
         if self.gold_func is not None:
             metrics["gold"] = float(score_responses([self.gold_func], batch, texts).mean())
+        self.samples = sample_rows(batch, texts, scores, self._updates_done)
         named = {f"{metric_key_prefix}/{name}": value for name, value in metrics.items()}
         self.log(dict(named))
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics=named
-        )
+        handler, state = self.callback_handler, self.state
+        self.control = handler.on_evaluate(self.args, state, self.control, metrics=named)
         return named
 
     # one update
+
+    @property
+    def _updates_done(self) -> int:
+        return int(self.state.global_step // self.args.steps_per_update)
 
     @property
     def _micro_steps(self) -> int:
@@ -239,128 +241,46 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     def _collect(self, update: int) -> Rollout:
         """Sample, score and measure the responses of one update."""
         self.watch = Watch()
-        size, rank = self.args.local_rollout_size, self.args.process_index
-        processes = self.args.world_size
-        start = update * size * processes
-        drawn = scheduled_indices(len(self.prompts), start, size * processes, self.args.seed)
+        rank, processes = self.args.process_index, self.args.world_size
+        size, beta = self.args.local_rollout_size * processes, self.kl_controller.beta
+        drawn = scheduled_indices(len(self.prompts), update * size, size, self.args.seed)
         batch = self.prompts.batch(drawn[rank::processes])
         with self.watch.phase("sample"):
-            responses = self._sample(batch, stream(self.args.seed, SAMPLE, rank, update))
+            responses = self.actor.respond(batch, stream(self.args.seed, SAMPLE, rank, update))
         self.watch.count("sample", sum(len(response.ids) for response in responses))
-        texts = [decode_response(self.tokenizer, response.ids) for response in responses]
+        texts = self.actor.texts(responses)
         with self.watch.phase("score"):
             scores = score_responses(self.reward_funcs, batch, texts)
         with self.watch.phase("measure"):
-            rollout = self._measured(batch, responses)
-        rollout, metrics = collect(rollout, scores, self.kl_controller.beta, self.args)
+            measured = self.actor.measure(batch, responses)
+        together = self.learner.processes
+        rollout, metrics = collect(
+            measured, scores, beta, self.args, together.sum, together.largest
+        )
         self.watch.fixed = {
             "update": update + 1,
-            "episode": (update + 1) * size * processes,
-            "kl/beta": self.kl_controller.beta,
+            "episode": (update + 1) * size,
+            "kl/beta": beta,
+            "learning_rate": self._get_learning_rate(),
             **metrics,
         }
-        self.samples = [
-            {"update": update + 1, "prompt": prompt, "response": text, "score": float(score)}
-            for prompt, text, score in zip(batch.prompts[:4], texts, scores, strict=False)
-        ]
-        self.kl_controller.update(metrics["kl/k1"], size * processes)
+        self.samples = sample_rows(batch, texts, scores, self._updates_done)
+        self.kl_controller.update(metrics["kl/k1"], size)
         return rollout
-
-    def _sample(self, batch: PromptBatch, generator: torch.Generator) -> list[Response]:
-        """One response a prompt from the policy."""
-        sampling = Sampling(
-            max_new_tokens=self.args.response_length,
-            stop_ids=frozenset({int(self.tokenizer.eos_token_id)}),
-            temperature=self.args.temperature,
-            pad_id=int(self.tokenizer.pad_token_id),
-        )
-        with self.shared.active("policy"), self.compute_loss_context_manager():
-            return generate(self.shared.causal, batch.ids, sampling, generator)
-
-    @torch.no_grad()
-    def _measured(self, batch: PromptBatch, responses: list[Response]) -> Rollout:
-        """The rollout with log-probabilities of policy and reference, and values (B, T + 1)."""
-        shared, temperature = self.shared, self.args.temperature
-        pad_id = int(self.tokenizer.pad_token_id)
-        rollout = start_rollout(batch.ids, responses, pad_id, shared.device)
-        size = self.args.per_device_train_batch_size
-        for first in range(0, len(rollout), size):
-            index = torch.arange(first, min(first + size, len(rollout)), device=shared.device)
-            part = rollout.rows(index)
-            measured: dict[str, Tensor] = {}
-            for adapter, name in (
-                ("policy", "logprobs"),
-                (None, "reference"),
-                ("critic", "values"),
-            ):
-                with shared.active(adapter), self.compute_loss_context_manager():
-                    hidden = response_hidden(shared, part)
-                    measured[name] = (
-                        state_values(shared, hidden)
-                        if adapter == "critic"
-                        else token_statistics(
-                            shared, hidden, part.response_ids, temperature
-                        ).logprobs
-                    )
-            for name, value in measured.items():
-                getattr(rollout, name)[index, : value.shape[1]] = value.float()
-        return rollout
-
-    def _micro_batch(self, update: int, within: int) -> tuple[Tensor, int]:
-        """Rows of a micro-batch, and the valid tokens of the optimizer batch it belongs to."""
-        assert self.rollout is not None
-        accumulation = self.args.gradient_accumulation_steps
-        size = self.args.per_device_train_batch_size
-        epoch, position = divmod(within, self.args.num_mini_batches * accumulation)
-        order = torch.randperm(
-            len(self.rollout),
-            generator=stream(self.args.seed, SHUFFLE, self.args.process_index, update, epoch),
-        )
-        step = position // accumulation
-        batch = order[step * accumulation * size : (step + 1) * accumulation * size]
-        rows = order[position * size : (position + 1) * size]
-        return rows, int(self.rollout.mask[batch.to(self.rollout.mask.device)].sum())
-
-    def _backward(self, part: Rollout, tokens: int) -> Tensor:
-        """Gradients of the policy's, then the critic's loss on one micro-batch."""
-        shared, args = self.shared, self.args
-        with shared.active("policy"):
-            with self.compute_loss_context_manager():
-                hidden = response_hidden(shared, part)
-                statistics = token_statistics(shared, hidden, part.response_ids, args.temperature)
-            policy = policy_loss(
-                statistics.logprobs,
-                part.logprobs,
-                part.advantages,
-                part.mask,
-                tokens,
-                args.cliprange,
-            )
-            self.accelerator.backward(policy.loss)
-        entropy = float(torch.where(part.mask, statistics.entropy, 0.0).sum())
-        self.watch.policy(policy, entropy, float(part.mask.sum()))
-        with shared.active("critic"):
-            with self.compute_loss_context_manager():
-                values = state_values(shared, response_hidden(shared, part))[:, :-1]
-            value = value_loss(
-                values, part.values, part.returns, part.mask, tokens, args.cliprange_value
-            )
-            self.accelerator.backward(args.vf_coef * value.loss)
-        self.watch.value(value)
-        return policy.loss.detach() + args.vf_coef * value.loss.detach()
 
     def end_update(self) -> None:
-        """Log the update that has just ended."""
-        row = self.watch.summary()
-        bad = [name for name, value in row.items() if not math.isfinite(value)]
-        if bad:
-            raise UserError(
-                f"not finite after update {row['update']:.0f}: {', '.join(bad)}",
-                where="ppo",
-                remedy="lower the learning rate or clip scores; earlier checkpoints are kept",
-            )
-        row["learning_rate"] = self._get_learning_rate()
+        """Log the update that has just ended.
+
+        Raises:
+            UserError: A number is not finite, or every optimizer step had to be skipped.
+        """
+        together = self.learner.processes
+        row = self.watch.summary(together.sum, together.largest)
+        check_finite(row, all_skipped=self.watch.skipped == self.args.steps_per_update)
         self.log(row)
+
+    def _prompt_set(self, rows: Any, args: PPOConfig) -> PromptSet:
+        return PromptSet(rows, self.tokenizer, args.max_prompt_length)
 
 
 class _UpdateEnd(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
@@ -375,23 +295,6 @@ class _UpdateEnd(TrainerCallback):  # type: ignore[misc]  # transformers is unty
             self._trainer.end_update()
 
 
-def _first(rows: list[dict[str, int]]) -> dict[str, int]:
+def _micro_step(numbers: list[int]) -> dict[str, int]:
     """A batch is one numbered micro-step."""
-    return rows[0]
-
-
-def _checked_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
-    """The tokenizer, if it has the EOS and pad tokens that sampling needs."""
-    if tokenizer is None:
-        raise UserError("no tokenizer", remedy="pass processing_class")
-    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
-        raise UserError("the tokenizer needs an EOS and a pad token", where="processing_class")
-    return tokenizer
-
-
-def _add_parts(shared: SharedBase, args: PPOConfig, lora: LoraConfig) -> None:
-    """Add the policy's fresh adapter, and the critic with its zero head."""
-    folder = Path(args.critic_adapter) if args.critic_adapter else None
-    shared.add_adapter("critic", lora, folder=folder, trainable=True, seed=args.seed + 1)
-    shared.add_head("critic", trainable=True)
-    shared.add_adapter("policy", lora, trainable=True, seed=args.seed)
+    return {"micro_step": numbers[0]}

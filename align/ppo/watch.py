@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections import defaultdict
@@ -11,61 +12,83 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from align.ppo.advantages import masked_mean
+from align.errors import UserError
+from align.ppo.advantages import Reduce, local, masked_mean, masked_moments
 from align.ppo.losses import PolicyLoss, ValueLoss, explained_variance
 from align.ppo.rewards import kl_estimates
 from align.ppo.rollout import Rollout
 
 
 class Watch:
-    """Gathers the metrics of one update. Every token mean is over masked tokens."""
+    """Gathers the metrics of one update. Every token mean is over masked tokens.
+
+    What a micro-batch adds waits until its optimizer step is done: a step whose gradients are not
+    finite is skipped, and only counted.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
+        self._waiting: dict[str, float] = defaultdict(float)
         self._seconds: dict[str, float] = defaultdict(float)
         self._tokens: dict[str, int] = defaultdict(int)
-        self._peak = 0.0
+        self._peak = self._waiting_peak = 0.0
         self._steps = 0
+        self.skipped = 0
         self.fixed: dict[str, float] = {}
 
     @contextmanager
-    def phase(self, name: str, tokens: int = 0) -> Iterator[None]:
-        """Time a phase; `tokens` it processed."""
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase."""
         start = time.perf_counter()
         yield
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._seconds[name] += time.perf_counter() - start
-        self._tokens[name] += tokens
 
     def count(self, name: str, tokens: int) -> None:
-        """Add tokens to a phase whose number is known only at its end."""
+        """Add tokens that a phase has processed."""
         self._tokens[name] += tokens
 
-    def policy(self, loss: PolicyLoss, entropy: float, tokens: float) -> None:
+    def policy(self, loss: PolicyLoss, entropy: Tensor, tokens: Tensor) -> None:
         """Add one micro-batch of the policy; `entropy` is a sum over its `tokens`."""
-        self._sums["policy/loss"] += float(loss.loss)
-        self._sums["clipped"] += float(loss.clipped)
-        self._sums["approx_kl"] += float(loss.approx_kl)
-        self._sums["ratio"] += float(loss.ratio)
-        self._sums["entropy"] += entropy
-        self._sums["tokens"] += tokens
-        self._peak = max(self._peak, float(loss.ratio_max))
+        added = {
+            "policy/loss": loss.loss.detach(),
+            "clipped": loss.clipped,
+            "approx_kl": loss.approx_kl,
+            "ratio": loss.ratio,
+            "entropy": entropy,
+            "tokens": tokens,
+        }
+        for name, value in added.items():
+            self._waiting[name] += float(value)
+        self._waiting_peak = max(self._waiting_peak, float(loss.ratio_max))
 
     def value(self, loss: ValueLoss) -> None:
         """Add one micro-batch of the critic."""
-        self._sums["value/loss"] += float(loss.loss)
-        self._sums["value_clipped"] += float(loss.clipped)
+        self._waiting["value/loss"] += float(loss.loss.detach())
+        self._waiting["value_clipped"] += float(loss.clipped)
 
     def step(self, norms: dict[str, float]) -> None:
-        """Add the gradient norms (before clipping) of one optimizer step."""
-        self._steps += 1
-        for name, norm in norms.items():
-            self._sums[f"grad_norm/{name}"] += norm
+        """End one optimizer step with these gradient norms (before clipping)."""
+        if all(map(math.isfinite, norms.values())):
+            self._steps += 1
+            self._peak = max(self._peak, self._waiting_peak)
+            for name, value in self._waiting.items():
+                self._sums[name] += value
+            for name, norm in norms.items():
+                self._sums[f"grad_norm/{name}"] += norm
+        else:
+            self.skipped += 1
+        self._waiting.clear()
+        self._waiting_peak = 0.0
 
-    def summary(self) -> dict[str, float]:
-        """Metrics of the update: means over steps or tokens."""
-        tokens, steps = max(self._sums["tokens"], 1.0), max(self._steps, 1)
+    def summary(self, reduce: Reduce = local, largest: Reduce = local) -> dict[str, float]:
+        """Metrics of the update: means over steps or tokens of all processes.
+
+        Args:
+            reduce: Sums a tensor over all processes.
+            largest: The largest of a scalar over all processes.
+        """
         per_token = {
             "policy/clip_fraction": "clipped",
             "policy/approx_kl": "approx_kl",
@@ -73,10 +96,16 @@ class Watch:
             "policy/entropy": "entropy",
             "value/clip_fraction": "value_clipped",
         }
-        per_step = ("policy/loss", "value/loss", "grad_norm/policy", "grad_norm/critic")
-        row = {name: self._sums[key] / tokens for name, key in per_token.items()}
-        row |= {name: self._sums[name] / steps for name in per_step}
-        row |= {"policy/ratio_max": self._peak, "memory_gb": peak_memory()}
+        names = ["tokens", "policy/loss", "value/loss", *per_token.values()]
+        sums = reduce(torch.tensor([self._sums[name] for name in names])).tolist()
+        total = dict(zip(names, sums, strict=True))
+        steps = max(self._steps, 1)
+        row = {name: total[key] / max(total["tokens"], 1.0) for name, key in per_token.items()}
+        row |= {name: total[name] / steps for name in ("policy/loss", "value/loss")}
+        for name in ("grad_norm/policy", "grad_norm/critic"):
+            row[name] = self._sums[name] / steps
+        row["policy/ratio_max"] = float(largest(torch.tensor(self._peak)))
+        row |= {"skipped_steps": self.skipped, "memory_gb": peak_memory()}
         for name, seconds in self._seconds.items():
             row[f"seconds/{name}"] = seconds
             if self._tokens[name]:
@@ -84,33 +113,70 @@ class Watch:
         return self.fixed | row
 
 
-def rollout_metrics(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
-    """Metrics of a rollout before it is trained on, all over masked tokens.
+def rollout_metrics(
+    rollout: Rollout, rewards: Tensor, reduce: Reduce = local, largest: Reduce = local
+) -> dict[str, float]:
+    """Metrics of a rollout before it is trained on, all over masked tokens of all processes.
 
-    KL is in nats a response: the sum over its tokens, averaged over responses.
+    KL and reward are sums over a response's tokens, averaged over responses; KL in nats.
     """
-    estimates = kl_estimates(rollout.logprobs, rollout.reference)
-    gap = (rollout.sampler_logprobs - rollout.logprobs).abs()
-    rows = len(rollout)
-
-    def per_response(values: Tensor) -> float:
-        return float(torch.where(rollout.mask, values, 0.0).sum() / rows)
-
-    scores = rollout.scores
+    mask, gap = rollout.mask, (rollout.sampler_logprobs - rollout.logprobs).abs()
+    measured = response_metrics(rollout, reduce)
+    everyone = torch.ones_like(rollout.scores, dtype=torch.bool)
+    score, variance = masked_moments(rollout.scores, everyone, reduce)
     return {
-        "score/mean": float(scores.mean()),
-        "score/std": float(scores.std(correction=0)),
-        "reward/mean": per_response(rewards),
-        "return/mean": float(masked_mean(rollout.returns, rollout.mask)),
-        "kl/k1": per_response(estimates.k1),
-        "kl/k3": per_response(estimates.k3),
-        "sampler/gap_max": float(torch.where(rollout.mask, gap, 0.0).max()),
+        "score/mean": float(score),
+        "score/std": float(variance.sqrt()),
+        "reward/mean": float(masked_mean(rewards, mask, reduce)) * measured["length"],
+        "return/mean": float(masked_mean(rollout.returns, mask, reduce)),
+        "kl/k1": measured["kl"],
+        "kl/k3": measured["kl_k3"],
+        "sampler/gap_max": float(largest(torch.where(mask, gap, 0.0).max())),
         "value/explained_variance": float(
-            explained_variance(rollout.values, rollout.returns, rollout.mask)
+            explained_variance(rollout.values, rollout.returns, mask, reduce)
         ),
-        "response/length": float(rollout.mask.sum(-1).float().mean()),
-        "response/eos_rate": float(rollout.finished.float().mean()),
+        "response/length": measured["length"],
+        "response/eos_rate": measured["eos_rate"],
     }
+
+
+def response_metrics(rollout: Rollout, reduce: Reduce = local) -> dict[str, float]:
+    """KL (k1 and k3, nats a response), entropy (nats a token), length and share that ended.
+
+    The entropy is estimated from the sampled tokens: its expectation is that of -log pi.
+    """
+    mask = rollout.mask
+    everyone = torch.ones_like(rollout.scores, dtype=torch.bool)
+    estimates = kl_estimates(rollout.logprobs, rollout.reference)
+    length = float(masked_mean(mask.sum(-1).float(), everyone, reduce))
+    return {
+        "kl": float(masked_mean(estimates.k1, mask, reduce)) * length,
+        "kl_k3": float(masked_mean(estimates.k3, mask, reduce)) * length,
+        "entropy": -float(masked_mean(rollout.logprobs, mask, reduce)),
+        "length": length,
+        "eos_rate": float(masked_mean(rollout.finished.float(), everyone, reduce)),
+    }
+
+
+def check_finite(row: dict[str, float], *, all_skipped: bool) -> None:
+    """Stop where training has broken down.
+
+    Args:
+        row: Metrics of an update.
+        all_skipped: Whether every optimizer step had to be skipped.
+
+    Raises:
+        UserError: A number is not finite, or no step could be taken.
+    """
+    bad = [name for name, value in row.items() if not math.isfinite(value)]
+    if all_skipped:
+        bad.append("all gradients")
+    if bad:
+        raise UserError(
+            f"not finite after update {row['update']:.0f}: {', '.join(bad)}",
+            where="ppo",
+            remedy="lower the learning rate or clip scores; earlier checkpoints are kept",
+        )
 
 
 def peak_memory() -> float:
