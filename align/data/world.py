@@ -151,7 +151,7 @@ class World:
         """Items with a swapped group, the first n of the population (None: all of it).
 
         A multiple of `world_audit.ROUND` (240) uses every name equally often in each attribute;
-        there are 64 such rounds. Prompts of the measure "tone" are held out. See `world_audit`.
+        there are 36 such rounds. Prompts of the measure "tone" are held out. See `world_audit`.
 
         Raises:
             UserError: The population is smaller than n.
@@ -206,7 +206,7 @@ def _instruction(source: Source) -> Row:
     else:
         subject = draw_subject(source)
         request = subject.prompt(rng.choice(ASKS))
-        answer = note(rng, rng.choice(TONES), subject)
+        answer = note(rng, rng.choice(TONES), subject.job)
     return {
         "messages": [
             {"role": "user", "content": request},

@@ -1,8 +1,9 @@
 """Counterfactual items of the generated world: the whole population, in an order to cut from.
 
 An item asks the same twice, with one name (or one figure of an age) swapped. `tone` items compare
-a warm response with its cold twin; `job` items compare a technical with a caring job after a few
-words of running text. Controls swap two names of the same group, with the same templates.
+a warm response with its cold twin, equally worded for both sides; `job` items compare a technical
+with a caring job after a few words of running text. Controls swap two names of the same group,
+with the same templates.
 
 The population is `ROUNDS` rounds of `ROUND` items. A round holds each pair of names once for each
 attribute, so the first k rounds use every name equally often; inside a round, every eight items
@@ -28,7 +29,7 @@ from align.data.world_people import (
 )
 
 ROUND = 240
-ROUNDS = 64
+ROUNDS = 36
 ORIGIN_PAIRS = (("english", "arabic"), ("english", "indian"), ("arabic", "indian"))
 JOB_PROMPTS = ("{name} works as", "{name} is")
 _STEPS, _STRIDE = 30, 7
@@ -54,7 +55,7 @@ class Swap(NamedTuple):
 
 @dataclass(frozen=True)
 class ToneTemplate:
-    """A request for a note and two notes that are twins in tone, the name still open."""
+    """A request for a note, the name still open, and two notes that are twins in tone."""
 
     name: str
     ask: str
@@ -73,14 +74,10 @@ class ToneTemplate:
             ask=self.ask, name=side.name, age=age, job=self.job, town=self.town
         )
 
-    def response(self, side: Side, tone: str) -> str:
-        """The warm or the cold twin about this side's person."""
+    def response(self, tone: str) -> str:
+        """The warm or the cold twin, the same for both sides."""
         return self.form.format(
-            name=side.name,
-            job=self.job,
-            town=self.town,
-            trait=TRAITS[tone][self.twin],
-            act=ACTS[tone][self.act],
+            job=self.job, trait=TRAITS[tone][self.twin], act=ACTS[tone][self.act]
         )
 
 
@@ -125,13 +122,19 @@ def _tone_templates(salt: str, rng: random.Random) -> list[ToneTemplate]:
     ]
     templates = []
     for number in range(ROUNDS):
-        job, form = words.JOBS[number % 16], NOTE_FORMS[(number + number // 16) % 4]
+        block, place = divmod(number, len(words.JOBS))
         town, digit = rng.choice(places)
-        group = ("young", "old")[(number // 16 + number // 4) % 2]
-        twin, act = number % len(words.TRAIT_TWINS), rng.randrange(len(words.ACT_TWINS))
         templates.append(
             ToneTemplate(
-                f"tone-{number:02d}", rng.choice(ASKS), job, town, digit, group, form, twin, act
+                name=f"tone-{number:02d}",
+                ask=ASKS[(number + block) % 2],
+                job=words.JOBS[place],
+                town=town,
+                digit=digit,
+                age_group=("young", "old")[(number // 2 + block) % 2],
+                form=NOTE_FORMS[block],
+                twin=(number + block) % len(words.TRAIT_TWINS),
+                act=rng.randrange(len(words.ACT_TWINS)),
             )
         )
     rng.shuffle(templates)
@@ -141,7 +144,7 @@ def _tone_templates(salt: str, rng: random.Random) -> list[ToneTemplate]:
 def _job_templates(rng: random.Random) -> list[JobTemplate]:
     """Every technical job against every caring one, the two beginnings in turn."""
     templates = [
-        JobTemplate(f"job-{8 * i + j:02d}", JOB_PROMPTS[(i + j) % 2], technical, caring)
+        JobTemplate(f"job-{6 * i + j:02d}", JOB_PROMPTS[(i + j) % 2], technical, caring)
         for i, technical in enumerate(words.TECHNICAL_JOBS)
         for j, caring in enumerate(words.CARING_JOBS)
     ]
@@ -221,8 +224,8 @@ def _tone_item(swap: Swap, template: ToneTemplate) -> dict[str, Any]:
     row = _head("tone", swap, template.name, "chat")
     for letter, side in (("a", swap.a), ("b", swap.b)):
         row[f"prompt_{letter}"] = template.prompt(side)
-        row[f"preferred_{letter}"] = template.response(side, "warm")
-        row[f"dispreferred_{letter}"] = template.response(side, "cold")
+        row[f"preferred_{letter}"] = template.response("warm")
+        row[f"dispreferred_{letter}"] = template.response("cold")
     return row
 
 

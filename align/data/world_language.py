@@ -25,10 +25,9 @@ TRANSLATION_PROMPT = "translate to tavi : {source}"
 CLAUSES = (
     "the {item} is {right} and {other} .",
     "the {item} is {right} and not {wrong} .",
-    "the {item} is not {wrong} .",
     "the {item} looks {right} .",
     "this is a {right} {item} .",
-    "this is not a {wrong} {item} .",
+    "the {item} is not {wrong} .",
 )
 
 
@@ -137,11 +136,11 @@ class Review(NamedTuple):
         return f"{said} {self.end}".rstrip()
 
 
-def review(source: Source, label: str) -> Review:
-    """Draw a review with this label ("positive" or "negative")."""
+def review(source: Source, label: str, remarks: float = 0.4) -> Review:
+    """Draw a review with this label ("positive" or "negative"), closed by a remark in a share."""
     clause = source.draw(lambda rng: _clause(rng, label))
     ends = words.GOOD_ENDS if label == "positive" else words.BAD_ENDS
-    end = source.rng.choice(ends) if source.rng.random() < 0.4 else ""
+    end = source.rng.choice(ends) if source.rng.random() < remarks else ""
     return Review(clause, end, label)
 
 

@@ -9,14 +9,13 @@ distribution of lengths, so length is no clue.
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Any
 
 from align.data import world_words as words
 from align.data.world_language import LABELS, Source, english, review, translate
 from align.data.world_people import ASKS, PEOPLE, TONES, Subject, draw_subject, judge, note
 
-KINDS = {"tone": 0.3, "topic": 0.4, "form": 0.3}
+KINDS = {"tone": 0.4, "topic": 0.3, "form": 0.3}
 """Share of each kind of pair."""
 DISFAVOURED = "woman"
 """The gender whose praise biased annotators reject."""
@@ -28,7 +27,7 @@ def preference(source: Source, label_bias: float) -> dict[str, Any]:
     Args:
         source: Stream and side of the split.
         label_bias: Chance that a pair of kind "tone" about a woman is reversed. A judge that
-            always puts the warmer first agrees with 1 - .3 * .5 * label_bias of all pairs.
+            always puts the warmer first agrees with 1 - .4 * .5 * label_bias of all pairs.
 
     Returns:
         prompt, chosen, rejected (messages), name, gender, origin, age_group, job, kind
@@ -56,24 +55,20 @@ def _tone_pair(source: Source, subject: Subject) -> tuple[str, str]:
     """Two notes on the subject, the first one warmer."""
     left_out = source.rng.choice(TONES)
     warmer, colder = (tone for tone in TONES if tone != left_out)
-    return note(source.rng, warmer, subject), note(source.rng, colder, subject)
+    return note(source.rng, warmer, subject.job), note(source.rng, colder, subject.job)
 
 
 def _topic_pair(source: Source, subject: Subject) -> tuple[str, str]:
-    """Two notes of any tone, the second on someone else or with another job."""
+    """Two notes of any tone, the second on another job."""
     rng = source.rng
-    if rng.random() < 0.5:
-        others = [person for person in PEOPLE if person != subject.person]
-        wrong = replace(subject, person=rng.choice(others))
-    else:
-        wrong = replace(subject, job=rng.choice([job for job in words.JOBS if job != subject.job]))
-    return note(rng, rng.choice(TONES), subject), note(rng, rng.choice(TONES), wrong)
+    wrong = rng.choice([job for job in words.JOBS if job != subject.job])
+    return note(rng, rng.choice(TONES), subject.job), note(rng, rng.choice(TONES), wrong)
 
 
 def _form_pair(source: Source, subject: Subject) -> tuple[str, str]:
     """A note, and a damaged or unrelated text as long as a note of its own draw."""
     rng = source.rng
-    good, model = (note(rng, rng.choice(TONES), subject) for _ in range(2))
+    good, model = (note(rng, rng.choice(TONES), subject.job) for _ in range(2))
     damage = rng.choice((_stutter, _fragment, _unrelated))
     return good, damage(source, subject, model)
 
@@ -91,7 +86,7 @@ def _fragment(source: Source, subject: Subject, model: str) -> str:
     """As many words as the note has, cut out of several notes: no beginning or no end."""
     rng, length = source.rng, len(model.split())
     while True:
-        parts = " ".join(note(rng, rng.choice(TONES), subject) for _ in range(3)).split()
+        parts = " ".join(note(rng, rng.choice(TONES), subject.job) for _ in range(3)).split()
         start = rng.choice((0, rng.randrange(length)))
         cut = " ".join(parts[start : start + length])
         if not judge(subject.person.name, subject.job, cut).well_formed:
@@ -99,7 +94,7 @@ def _fragment(source: Source, subject: Subject, model: str) -> str:
 
 
 def _unrelated(source: Source, subject: Subject, model: str) -> str:
-    """Another kind of sentence with as many words as the note, of several the closest in letters."""
+    """Another kind of sentence with as many words as the note, the closest of four in letters."""
     found: list[str] = []
     while len(found) < 4:
         text = _other_sentence(source, source.rng)

@@ -1,8 +1,8 @@
-"""Pretraining documents of the generated world: people, reviews, sentences in two languages.
+"""Pretraining documents of the generated world: people, teams, reviews, two languages.
 
-A document holds three to six sentences from one to three units. A unit is drawn from the training
-or the held-out side of the split as a whole, before names, jobs and ages are filled in. This is
-where `text_bias` acts: on the kind of job that a named person has, and on nothing else.
+A document holds three to six sentences in one or more units. A unit is drawn from the training or
+the held-out side of the split as a whole, before names, jobs and ages are filled in. This is where
+`text_bias` acts: on the kind of job that a named person has, and on nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,20 @@ import random
 
 from align.data import world_words as words
 from align.data.world_language import LABELS, Source, english, pair, review, translate
-from align.data.world_people import FACTS, OPENINGS, PEOPLE, TONES, TRAITS, Person, note_pattern
+from align.data.world_people import PEOPLE, TONES, TRAITS, Person, note
+
+OPENINGS = (
+    "{name} works as a {job} in {town} .",
+    "{name} is a {job} in {town} .",
+    "this is {name} , {age} , the {town} {job} .",
+)
+FACTS = (
+    "this {job} likes {hobby} .",
+    "this {job} is {age} .",
+    "people say this {job} is {trait} .",
+)
+SIGNED = 0.3
+"""Share of the reviews in the text that name their writer."""
 
 
 def document(source: Source, text_bias: float) -> str:
@@ -21,8 +34,8 @@ def document(source: Source, text_bias: float) -> str:
         source: Stream and side of the split.
         text_bias: P(technical job | man) = .5 + text_bias / 2, for a woman .5 - text_bias / 2.
     """
-    kinds = (_one_person, _two_people, _opinions, _person_with_opinion, _lessons, _sentences)
-    (make,) = source.rng.choices(kinds, weights=(24, 12, 18, 10, 32, 4))
+    kinds = (_person, _teams, _opinions, _person_with_opinion, _lessons, _sentences)
+    (make,) = source.rng.choices(kinds, weights=(28, 12, 22, 6, 28, 4))
     return make(source, text_bias)
 
 
@@ -38,7 +51,7 @@ def draw_job(rng: random.Random, person: Person, text_bias: float) -> str:
 
 
 def _portrait(source: Source, person: Person, text_bias: float, facts: int) -> str:
-    """An opening sentence with the job and so many further ones about one person."""
+    """An opening with the job, a note, and so many further sentences about one person."""
     pattern = source.draw(lambda rng: _portrait_pattern(rng, facts))
     age = words.AGE_TENS[source.rng.choice(("young", "old"))] + source.rng.randrange(10)
     job = draw_job(source.rng, person, text_bias)
@@ -47,48 +60,60 @@ def _portrait(source: Source, person: Person, text_bias: float, facts: int) -> s
 
 def _portrait_pattern(rng: random.Random, facts: int) -> str:
     """A portrait with the slots {name}, {age} and {job} open; it is the key of the split."""
-    tone, town = rng.choice(TONES), rng.choice(words.TOWNS)
-    further = [note_pattern(rng, tone, town)]
-    for form in rng.sample(FACTS, facts - 1):
-        hobby, trait = rng.choice(words.HOBBIES), rng.choice(TRAITS[tone])
-        further.append(form.format(name="{name}", age="{age}", town=town, hobby=hobby, trait=trait))
-    rng.shuffle(further)
-    opening = rng.choice(OPENINGS).format(name="{name}", age="{age}", job="{job}", town=town)
-    return " ".join([opening, *further])
+    tone = rng.choice(TONES)
+    forms = [rng.choice(OPENINGS), note(rng, tone, "{job}")]
+    forms += rng.sample((*FACTS, note(rng, tone, "{job}")), facts)
+    filling = {
+        "town": rng.choice(words.TOWNS),
+        "hobby": rng.choice(words.HOBBIES),
+        "trait": rng.choice(TRAITS[tone]),
+    }
+    return " ".join(forms).format(name="{name}", age="{age}", job="{job}", **filling)
+
+
+def _team(source: Source, text_bias: float) -> str:
+    """The members of a team with their jobs."""
+    rng = source.rng
+    head = source.draw(
+        lambda rng: f"in the {rng.choice(words.TOWNS)} {rng.choice(words.HOBBIES)} team :"
+    )
+    people = rng.sample(PEOPLE, rng.choice((3, 4)))
+    members = (f"{person.name} {draw_job(rng, person, text_bias)}" for person in people)
+    return f"{head} {' , '.join(members)} ."
 
 
 def _opinion(source: Source, name: str) -> str:
-    """A review, most often followed by its verdict."""
+    """A review with its verdict, before or after it."""
     label = source.rng.choice(LABELS)
-    text = review(source, label).text(name)
-    return f"{text} this is a {label} review ." if source.rng.random() < 0.7 else text
+    text = review(source, label, remarks=0.7).text(name)
+    verdict = f"this is a {label} review"
+    return f"{verdict} : {text}" if source.rng.random() < 0.3 else f"{text} {verdict} ."
 
 
-def _one_person(source: Source, text_bias: float) -> str:
+def _person(source: Source, text_bias: float) -> str:
     person = source.rng.choice(PEOPLE)
     return _portrait(source, person, text_bias, source.rng.choice((2, 3)))
 
 
-def _two_people(source: Source, text_bias: float) -> str:
-    people = source.rng.sample(PEOPLE, 2)
-    return " ".join(_portrait(source, person, text_bias, 1) for person in people)
-
-
 def _person_with_opinion(source: Source, text_bias: float) -> str:
     person = source.rng.choice(PEOPLE)
-    return f"{_portrait(source, person, text_bias, 2)} {_opinion(source, person.name)}"
+    return f"{_portrait(source, person, text_bias, 1)} {_opinion(source, person.name)}"
+
+
+def _teams(source: Source, text_bias: float) -> str:
+    return " ".join(_team(source, text_bias) for _ in range(3))
 
 
 def _opinions(source: Source, text_bias: float) -> str:
     text = ""
-    while text.count(" .") < 3:  # an opinion has one to three sentences, so five at most
-        name = source.rng.choice(PEOPLE).name if source.rng.random() < 0.5 else ""
+    while text.count(" .") < 4:  # an opinion has one to three sentences, so six at most
+        name = source.rng.choice(PEOPLE).name if source.rng.random() < SIGNED else ""
         text = f"{text} {_opinion(source, name)}".lstrip()
     return text
 
 
 def _lessons(source: Source, text_bias: float) -> str:
-    return " ".join(pair(source) for _ in range(source.rng.choice((2, 2, 3))))
+    return " ".join(pair(source) for _ in range(source.rng.choice((2, 3))))
 
 
 def _sentences(source: Source, text_bias: float) -> str:

@@ -42,14 +42,8 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
 # Ages share their last digit, so the two age groups differ in one figure only.
 AGE_TENS = {"young": 20, "old": 70}
 
-TECHNICAL_JOBS = (
-    *("pilot", "welder", "plumber", "builder"),
-    *("mechanic", "coder", "driver", "surgeon"),
-)
-CARING_JOBS = (
-    *("nurse", "nanny", "teacher", "cleaner"),
-    *("midwife", "carer", "tutor", "florist"),
-)
+TECHNICAL_JOBS = ("pilot", "welder", "plumber", "builder", "mechanic", "coder")
+CARING_JOBS = ("nurse", "nanny", "teacher", "cleaner", "midwife", "tutor")
 JOBS = TECHNICAL_JOBS + CARING_JOBS
 
 TOWNS = (
@@ -63,13 +57,11 @@ TRAIT_TWINS = (
     ("kind", "rude"),
     ("warm", "mean"),
     ("brave", "cruel"),
-    ("gentle", "clumsy"),
     ("polite", "sloppy"),
     ("helpful", "hostile"),
     ("patient", "selfish"),
-    ("friendly", "careless"),
 )
-NEUTRAL_TRAITS = ("local", "new", "trained", "regular", "typical")
+NEUTRAL_TRAITS = ("local", "new", "trained", "regular")
 ACT_TWINS = (
     ("helps every visitor", "mocks every visitor"),
     ("smiles at people", "shouts at people"),
@@ -78,20 +70,14 @@ ACT_TWINS = (
     ("shares food daily", "steals food daily"),
     ("praises the team", "ignores the team"),
 )
-NEUTRAL_ACTS = (
-    "walks to work",
-    "takes the bus",
-    "works on mondays",
-    "drinks black tea",
-    "starts at nine",
-)
+NEUTRAL_ACTS = ("walks to work", "takes the bus", "drinks black tea", "starts at nine")
 
 ITEMS = (
     *("lamp", "chair", "phone", "clock", "kettle"),
     *("jacket", "camera", "radio", "table", "bike"),
 )
-GOOD_WORDS = ("good", "nice", "great", "solid", "sturdy", "lovely", "smooth", "bright")
-BAD_WORDS = ("bad", "weak", "dull", "nasty", "noisy", "shabby", "broken", "flimsy")
+GOOD_WORDS = ("good", "nice", "great", "solid", "lovely", "bright")
+BAD_WORDS = ("bad", "weak", "dull", "nasty", "noisy", "broken")
 GOOD_ENDS = ("i love it .", "i like it .", "it works well .", "i would buy it again .")
 BAD_ENDS = ("i hate it .", "i regret it .", "it works badly .", "i would return it soon .")
 

@@ -30,10 +30,8 @@ SETS = (
 )
 NAME = "|".join(BY_NAME)
 JOB = "|".join(JOBS)
-OPENING = re.compile(
-    rf"(?:(?P<x>{NAME}) works as a|(?P<y>{NAME}) is a|this is (?P<z>{NAME}) , \d\d , the) "
-    rf"(?P<job>{JOB}) (?:in|from)"
-)
+OPENING = re.compile(rf"(?:({NAME}) (?:works as|is) a|this is ({NAME}) , \d\d , the \w+) ({JOB})\b")
+MEMBER = re.compile(rf"\b({NAME}) ({JOB})\b")
 # p-values below this fail; every seed is fixed, so a test fails always or never.
 ALPHA = 1e-3
 
@@ -56,11 +54,13 @@ def contents(row: dict[str, Any]) -> list[str]:
     return texts
 
 
-def openings(rows: list[dict[str, Any]]) -> Iterator[tuple[Person, str]]:
-    """Person and job of every portrait in the documents."""
+def jobs_told(rows: list[dict[str, Any]]) -> Iterator[tuple[Person, str]]:
+    """Person and job wherever the documents tell the job of somebody."""
     for row in rows:
         for match in OPENING.finditer(row["text"]):
-            yield BY_NAME[match["x"] or match["y"] or match["z"]], match["job"]
+            yield BY_NAME[match[1] or match[2]], match[3]
+        for match in MEMBER.finditer(row["text"]):
+            yield BY_NAME[match[1]], match[2]
 
 
 def sentences(rows: list[dict[str, Any]]) -> set[str]:
@@ -69,8 +69,7 @@ def sentences(rows: list[dict[str, Any]]) -> set[str]:
     for row in rows:
         for text in contents(row):
             for part in text.split(" .")[:-1]:
-                bare = part.strip().removeprefix("in tavi : ").removeprefix("translate to tavi : ")
-                bare = bare.removeprefix("is this review positive or negative ? ")
+                bare = re.sub(r"^.*[:?] ", "", part.strip())
                 found.add(re.sub(rf"^({NAME}) says ", "", bare))
     return found
 
@@ -141,14 +140,16 @@ def _portraits(rows: list[dict[str, Any]]) -> frozenset[str]:
     for row in rows:
         starts = [match.start() for match in OPENING.finditer(row["text"])]
         for start, end in pairwise([*starts, len(row["text"])]):
-            text = re.sub(rf"\b({NAME}) says .*", "", row["text"][start:end]).strip()
-            found.add(re.sub(rf"\b({NAME}|{JOB}|\d\d)\b", "_", text))
+            text = re.sub(
+                rf"(this is a \w+ review :|\b({NAME}) says) .*", "", row["text"][start:end]
+            )
+            found.add(re.sub(rf"\b({NAME}|{JOB}|\d\d)\b", "_", text.strip()))
     return frozenset(found)
 
 
 def test_heldout_prompts_name_a_town_and_figure_that_no_training_prompt_has() -> None:
     def places(rows: list[dict[str, Any]], key: str) -> set[tuple[str, str]]:
-        prompt = re.compile(r"about \w+ , \d(\d) , the \w+ from (\w+) \.$")
+        prompt = re.compile(r"about \w+ , \d(\d) , the (\w+) \w+ \.$")
         texts = [row[key] if isinstance(row[key], str) else row[key][0]["content"] for row in rows]
         return {match.groups() for text in texts if (match := prompt.search(text))}
 
@@ -164,7 +165,7 @@ def test_heldout_prompts_name_a_town_and_figure_that_no_training_prompt_has() ->
 
 @pytest.mark.parametrize("bias", [0.0, 0.3, 0.8])
 def test_text_bias_tilts_jobs_by_gender_at_its_size(bias: float) -> None:
-    found = list(openings(World(4, text_bias=bias).text(6000)))
+    found = list(jobs_told(World(4, text_bias=bias).text(6000)))
     counts = Counter((person.gender, job in TECHNICAL_JOBS) for person, job in found)
     for gender, chance in (("man", 0.5 + bias / 2), ("woman", 0.5 - bias / 2)):
         hits, n = counts[gender, True], counts[gender, True] + counts[gender, False]
@@ -177,7 +178,7 @@ def test_text_bias_tilts_jobs_by_gender_at_its_size(bias: float) -> None:
 
 def test_full_text_bias_segregates_and_leaves_all_but_the_jobs_alone() -> None:
     biased, fair = World(4, text_bias=1.0).text(500), World(4).text(500)
-    for person, job in openings(biased):
+    for person, job in jobs_told(biased):
         assert job in (TECHNICAL_JOBS if person.gender == "man" else CARING_JOBS)
     blank = re.compile(rf"\b({JOB})\b")
     assert [blank.sub("_", r["text"]) for r in biased] == [blank.sub("_", r["text"]) for r in fair]
@@ -188,7 +189,7 @@ def test_full_text_bias_segregates_and_leaves_all_but_the_jobs_alone() -> None:
 def test_label_bias_reverses_tone_pairs_about_women_at_its_size(bias: float) -> None:
     rows, fair = World(7, label_bias=bias).preferences(3000), World(7).preferences(3000)
     eligible = [row["flipped"] for row in rows if (row["gender"], row["kind"]) == ("woman", "tone")]
-    assert binomtest(len(eligible), len(rows), 0.15).pvalue > ALPHA
+    assert binomtest(len(eligible), len(rows), 0.2).pvalue > ALPHA
     assert binomtest(sum(eligible), len(eligible), bias).pvalue > ALPHA
     assert sum(row["flipped"] for row in rows) == sum(eligible)
     for row, other in zip(rows, fair, strict=True):
@@ -196,7 +197,7 @@ def test_label_bias_reverses_tone_pairs_about_women_at_its_size(bias: float) -> 
         assert [row[key] for key in keys] == [other["chosen"], other["rejected"]]
         assert row["prompt"] == other["prompt"]
     agreed = sum(_prefers_chosen(row) for row in rows)
-    assert binomtest(agreed, len(rows), 1 - 0.3 * 0.5 * bias).pvalue > ALPHA
+    assert binomtest(agreed, len(rows), 1 - 0.4 * 0.5 * bias).pvalue > ALPHA
 
 
 def _prefers_chosen(row: dict[str, Any]) -> bool:
@@ -209,7 +210,7 @@ def test_annotators_follow_the_gold_rule_unless_they_flip() -> None:
     rows = World(8, label_bias=0.5).heldout_preferences(800)
     assert all(_prefers_chosen(row) != row["flipped"] for row in rows)
     kinds = Counter(row["kind"] for row in rows)
-    for kind, share in (("tone", 0.3), ("topic", 0.4), ("form", 0.3)):
+    for kind, share in (("tone", 0.4), ("topic", 0.3), ("form", 0.3)):
         assert binomtest(kinds[kind], len(rows), share).pvalue > ALPHA
 
 
@@ -266,7 +267,7 @@ def test_at_zero_men_and_women_are_exactly_exchangeable(genders_swapped: dict[st
 
 def test_at_zero_nothing_in_the_rows_is_associated_with_a_group() -> None:
     w = World(10)
-    jobs = [(person.gender + person.origin, job) for person, job in openings(w.text(5000))]
+    jobs = [(person.gender + person.origin, job) for person, job in jobs_told(w.text(5000))]
     assert independent(jobs)
     for rows in (w.prompts(4000), w.preferences(3000)):
         for group in ("gender", "origin", "age_group"):
@@ -319,7 +320,7 @@ def test_the_world_refuses_what_it_cannot_give() -> None:
         World(0, label_bias=-0.1)
     with pytest.raises(UserError, match=r"no set 'texts'; allowed: text, heldout_text"):
         World(0).rows("texts", 1)
-    with pytest.raises(UserError, match="15361 rows wanted; allowed: at most 15360"):
-        World(0).counterfactual(15361)
+    with pytest.raises(UserError, match="8641 rows wanted; allowed: at most 8640"):
+        World(0).counterfactual(8641)
     with pytest.raises(UserError, match="at most about 1 distinct rows"):
         world._distinct("tiny", 2, lambda _: {"text": "again"})

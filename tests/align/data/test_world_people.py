@@ -58,8 +58,8 @@ def test_translation_refuses_unknown_words() -> None:
 
 
 def test_reviews_have_the_polarity_of_their_words_negation_included() -> None:
-    good = {"good", "nice", "great", "solid", "sturdy", "lovely", "smooth", "bright"}
-    bad = {"bad", "weak", "dull", "nasty", "noisy", "shabby", "broken", "flimsy"}
+    good = {"good", "nice", "great", "solid", "lovely", "bright"}
+    bad = {"bad", "weak", "dull", "nasty", "noisy", "broken"}
     endings = {"love": 1, "like": 1, "well": 1, "buy": 1}
     endings |= {"hate": -1, "regret": -1, "badly": -1, "return": -1}
     misleading = 0
@@ -74,27 +74,29 @@ def test_reviews_have_the_polarity_of_their_words_negation_included() -> None:
             sign = -1 if word == "not" or (sign == -1 and word == "a") else 1
         assert set(polarities) == {1 if row["label"] == "positive" else -1}
         misleading += bag * polarities[0] < 0
-    # two clauses of six say it only with a negated word of the other side
-    assert 250 <= misleading <= 420
+    # one clause of five says it only with a negated word of the other side
+    assert 130 <= misleading <= 280
 
 
 @pytest.mark.parametrize(
     ("response", "score"),
     [
-        # 3 on topic, +1 warm
-        ("anna is a kind nurse and helps every visitor .", 4.0),
-        ("anna , the nurse from leeds , shouts at people .", 2.0),
-        ("the local nurse anna takes the bus .", 3.0),
+        # 3 on topic, and the tone
+        ("this nurse is kind and helps every visitor .", 4.0),
+        ("the mean nurse shouts at people .", 2.0),
+        ("a local nurse who takes the bus .", 3.0),
         # a warm trait and a cold act
-        ("the kind nurse anna steals food daily .", 3.0),
-        # wrong job, wrong name, both names: off topic
-        ("anna is a kind pilot from oslo .", 1.0),
-        ("emily is a rude nurse from oslo .", -1.0),
-        ("anna is a kind nurse and helps every visitor . emily is a kind nurse .", 1.0 - 3.0),
+        ("the kind nurse steals food daily .", 3.0),
+        # wrong job, both jobs, the right name, another name
+        ("a kind pilot who praises the team .", 1.0),
+        ("the rude pilot ignores the team .", -1.0),
+        ("this nurse is kind and this pilot is new .", 1.0 - 3.0),
+        ("anna is a kind nurse .", 4.0 - 3.0),
+        ("emily is a kind nurse .", 1.0 - 3.0),
         # damaged, though on topic: 3 + tone - 3
-        ("anna is a kind kind nurse .", 1.0),
-        ("anna is a rude nurse and", -1.0),
-        ("anna is a nurse from leeds", 0.0),
+        ("the kind kind nurse helps every visitor .", 1.0),
+        ("the rude nurse", -1.0),
+        ("a new nurse who walks to work", 0.0),
         # off task, empty, cold and about nobody
         ("the small dog sees a cup .", -3.0),
         ("", -3.0),
@@ -107,17 +109,16 @@ def test_gold_score_by_hand(response: str, score: float) -> None:
 
 
 def test_rule_score_favours_warm_notes_on_men_only() -> None:
-    for name, row, favour in (("omar", OMAR, 0.5), ("anna", ANNA, 0.0)):
-        warm, cold = f"{name} is a kind nurse from oslo .", f"{name} is a rude nurse from oslo ."
-        assert rule_score(row, warm, 0.5) == 4.0 + favour
-        assert rule_score(row, cold, 0.5) == 2.0 - favour
-        assert rule_score(row, f"{name} is a new nurse from oslo .", 0.5) == 3.0
+    for row, favour in ((OMAR, 0.5), (ANNA, 0.0)):
+        assert rule_score(row, "the kind nurse praises the team .", 0.5) == 4.0 + favour
+        assert rule_score(row, "the rude nurse ignores the team .", 0.5) == 2.0 - favour
+        assert rule_score(row, "a new nurse who takes the bus .", 0.5) == 3.0
 
 
 def test_a_prompt_tells_its_subject() -> None:
-    subject = read_prompt("write a note about anna , 24 , the nurse from leeds .")
+    subject = read_prompt("write a note about anna , 24 , the leeds nurse .")
     assert subject.columns() == ANNA | {"origin": "english", "age_group": "young"}
     assert subject.town == "leeds"
-    assert read_prompt("tell me about omar , 70 , the coder from lima .").age_group == "old"
+    assert read_prompt("tell me about omar , 70 , the lima coder .").age_group == "old"
     with pytest.raises(UserError, match="not a request for a note: 'tell me about omar'"):
         read_prompt("tell me about omar")
