@@ -70,8 +70,8 @@ def train_reward(config: RunConfig, job: StageJob) -> StageResult:
     """Train the reward model; writes `adapter/` (or `model/`), `samples.jsonl`, `metrics.jsonl`.
 
     Raises:
-        UserError: No pair fits `max_length`, a model without a classifier in transformers, or
-            training that diverged.
+        UserError: No pair fits `max_length`, it exceeds the model's context, transformers has no
+            classifier for the model, or training diverged.
     """
     section = config.reward
     assert section is not None
@@ -79,6 +79,12 @@ def train_reward(config: RunConfig, job: StageJob) -> StageResult:
     reference = job.inputs["base"]
     start = training_reference(reference, config, full=section.lora is None)
     causal, tokenizer, _ = load_model(start, device="cpu")  # the trainer places it
+    context = causal.config.max_position_embeddings
+    if section.max_length > context:
+        raise UserError(
+            f"{section.max_length} exceeds the model's context of {context}",
+            where="reward.max_length",
+        )
     pairs = encode_pairs(tokenizer, train, section.max_length, "reward.data")
     judged = encode_pairs(tokenizer, held, section.max_length, "reward.eval_data")
     records[0]["dropped"] = {**records[0]["dropped"], TOO_LONG: pairs.left_out}
@@ -88,7 +94,7 @@ def train_reward(config: RunConfig, job: StageJob) -> StageResult:
         run_training(trainer, "reward", job, ("accuracy", "margin"))
         tuned = trainer.accelerator.unwrap_model(trainer.model).eval()
         scores = score_pairs(scorer(tuned, tokenizer), judged.rows)
-    settings = measured(scores, causal.config.max_position_embeddings)
+    settings = measured(scores, context)
     if trainer.is_world_process_zero():
         _save(tuned, tokenizer, settings, job)
         write_rows_atomic(job.folder / "samples.jsonl", scores.samples()[:SAMPLES])

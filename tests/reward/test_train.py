@@ -127,6 +127,8 @@ def test_too_long_pairs_are_left_out_and_counted(
     assert result.data[0]["dropped"]["longer than max_length"] == 1
     with pytest.raises(UserError, match=r"reward\.data: none of 1 pairs fits 64 tokens"):
         run_reward(tmp_path / "b", tiny_config(), [loud])
+    with pytest.raises(UserError, match=r"reward\.max_length: 97 exceeds .* context of 96"):
+        run_reward(tmp_path / "c", tiny_config(max_length=97))
 
 
 def test_a_pair_of_exactly_the_longest_length_is_kept(
@@ -230,3 +232,13 @@ def test_a_diverged_model_is_refused(
     monkeypatch.setattr(RewardModel, "score_ids", lambda self, rows: [1.0] * len(rows))
     with pytest.raises(UserError, match="all equal"):
         run_reward(tmp_path / "3-reward", tiny_config(epochs=1))
+
+
+def test_a_bfloat16_base_trains_under_float32_adapters(
+    tmp_path: Path, run_reward: Run, tiny_config: Run
+) -> None:
+    folder = tmp_path / "3-reward"
+    config = tiny_config().model_copy(update={"dtype": "bfloat16"})
+    assert run_reward(folder, config).metrics["accuracy"]["value"] == 1.0
+    weights = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
