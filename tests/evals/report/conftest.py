@@ -9,15 +9,15 @@ import pytest
 import yaml
 
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> & </td>'
-EMOJI = "\N{PARTY POPPER}\N{FAMILY} great! "
+EMOJI = "\N{PARTY POPPER}\N{FAMILY} "
 PAIRS = {"gender": ("woman", "man"), "origin": ("Turkish", "German"), "age": ("older", "younger")}
 STAGES = ("base", "sft", "ppo")
 STEPS = (("base", "sft"), ("sft", "ppo"), ("base", "ppo"))
 
 
-def proportion(hits, n, **keys):
+def proportion(hits, n, z=1.959963984540054, **keys):
     """An estimate with Wilson's interval, as the ledger stores it."""
-    p, z = hits / n, 1.959963984540054
+    p = hits / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     row = {"value": p, "low": middle - half, "high": middle + half, "n": n, "method": "Wilson 95%"}
@@ -225,7 +225,8 @@ def train_log(first, last, steps=60):
 
 def manifest(stage, outputs, data, metrics):
     record = {"source": data, "revision": None, "split": "train", "rows": 4000, "sha256": "d4" * 32}
-    record |= {"licence": "generated", "dropped": {"too long": 12} if "sft" in stage else {}}
+    dropped = {"too long": 12, "empty": 0} if "sft" in stage else {}
+    record |= {"licence": "generated", "dropped": dropped}
     return {
         "stage": stage,
         "command": f"align run configs/quickstart.yaml ({stage})",
@@ -263,30 +264,25 @@ GATE = [
 
 def write_run(folder):
     """Write the whole run; returns its folder."""
+    evals = {"confidence": 0.95, "resamples": 2000}
     config = {"name": "quickstart", "seed": 7, "ppo": {"kl_budget": 8.0}, "pretrain": {}}
-    config |= {
-        "sft": {},
-        "reward": {},
-        "evals": {"confidence": 0.95, "resamples": 2000},
-        "report": {"gate": GATE},
-    }
+    config |= {"sft": {}, "reward": {}, "evals": evals, "report": {"gate": GATE}}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     for stage, log in LOGS.items():
         place = folder / stage
         place.mkdir()
-        lines = "".join(json.dumps(row) + "\n" for row in log())
-        (place / "metrics.jsonl").write_text(lines)
+        (place / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in log()))
         outputs = {"adapter/adapter_model.safetensors": 1_234_567, "samples.jsonl": 8_400}
         if stage == "1-pretrain":
             outputs = {"model/model.safetensors": 9_000_000, "model/tokenizer.json": 61_000}
-        entry = manifest(stage, outputs, f"world:{stage[2:]}", {"loss": 1.25})
-        (place / "manifest.json").write_text(json.dumps(entry))
-    evals = folder / "5-evals"
-    evals.mkdir()
-    (evals / "ledger.json").write_text(json.dumps(make_ledger()))
+        entry = json.dumps(manifest(stage, outputs, f"world:{stage[2:]}", {"loss": 1.25}))
+        (place / "manifest.json").write_text(entry)
+    last = folder / "5-evals"
+    last.mkdir()
+    (last / "ledger.json").write_text(json.dumps(make_ledger()))
     entry = manifest("5-evals", {"ledger.json": 120_000}, "world:heldout_text", {"tasks": 4})
-    (evals / "manifest.json").write_text(json.dumps(entry))
+    (last / "manifest.json").write_text(json.dumps(entry))
     return folder
 
 
@@ -302,5 +298,4 @@ def run_folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def made():
-    """This module, for tests that need the generator itself."""
     return sys.modules[__name__]

@@ -277,3 +277,22 @@ def test_no_run_or_a_broken_ledger_is_a_user_error(tmp_path, run_folder):
     (run_folder / "5-evals" / "ledger.json").write_text("[1]")
     with pytest.raises(UserError, match="not a JSON object"):
         build(run_folder)
+
+
+def test_disagreeing_stages_and_gaps_are_pointed_out(run_folder):
+    path = run_folder / "3-reward" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["git"]["commit"], manifest["packages"]["torch"] = "f" * 40, "2.12.1"
+    path.write_text(json.dumps(manifest))
+    (run_folder / "5-evals" / "manifest.json").unlink()
+    path = run_folder / "5-evals" / "ledger.json"
+    ledger, gap = json.loads(path.read_text()), ("ppo", "bleu")
+    kept = [row for row in ledger["estimates"] if (row["stage"], row["metric"]) != gap]
+    path.write_text(json.dumps(ledger | {"estimates": kept}))
+    result, page = build(run_folder)
+    text = result.path.read_text(encoding="utf-8")
+    assert "The stages were made by different commits" in text
+    assert "Versions differ between stages: torch." in text
+    missing = {row[0]: row[2] for row in page.tables["Missing, failed and left out"][1:]}
+    assert missing["translation bleu"] == "not measured for ppo"
+    assert missing["stage 5-evals"] == "no manifest, but a ledger was found and is used"

@@ -228,7 +228,7 @@ def test_reward_bias_and_drift():
     section = audit() | {"bias": [bias("reward", 0.31, 0.2, 0.4) | stage]}
     moved = bias("", 0, 0, 0) | {"before": "sft", "after": "ppo"}
     moved |= {"difference": 0.36, "low": 0.29, "high": 0.43}
-    older = moved | {"before": "base", "after": "sft", "difference": -9.0}
+    older = moved | {"before": "base", "difference": -9.0}
     ledger = {
         "stages": ["base", "sft", "ppo"],
         "reward_model": section,
