@@ -246,6 +246,23 @@ def test_translation_of_plain_text_stops_at_the_line(tiny_model: Any, tiny_token
     assert "a line break" in task.decoding
 
 
+def test_translation_compares_the_answer_with_the_reference(
+    tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    scripted = Scripted(tiny_model, tiny_tokenizer)
+    scripted.answer = "ein rotes Haus und ein blaues"
+    task = build_task("tavi", translation())
+    result = task.evaluate(scripted, PAIRS[:1])
+    bleu, chrf = (estimate(metric, result, Resampling(200)).value for metric in task.metrics)
+    # Precision, not recall: the answer is twice as long as the reference.
+    assert bleu == pytest.approx(
+        sacrebleu.corpus_bleu([scripted.answer], [["ein rotes Haus"]]).score, abs=1e-9
+    )
+    assert bleu > 10
+    expected = sacrebleu.corpus_chrf([scripted.answer], [["ein rotes Haus"]]).score
+    assert chrf == pytest.approx(expected, abs=1e-9)
+
+
 def test_prompts_without_room_are_missing(engine: Engine) -> None:
     task = build_task("tavi", translation())
     rows = [*PAIRS, {"source": "soup " * 300, "target": "x"}]

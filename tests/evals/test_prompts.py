@@ -1,0 +1,76 @@
+"""Held-out prompts with scripted answers: lengths, ends, scores and what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from align.errors import UserError
+from align.generation import Response
+from evals.engine import Engine
+from evals.prompts import Answering, PromptsTask
+from evals.score import estimate
+from evals.stats import Resampling
+
+HOW = Answering(temperature=0.7, max_prompt_length=20, max_new_tokens=5, seed=3)
+ROWS = [
+    {"prompt": [{"role": "user", "content": "soup ?"}], "word": "soup"},
+    {"prompt": "the bread", "word": "bread"},
+]
+
+
+class Scripted(Engine):
+    """An engine that answers the first prompt with an end and cuts the second answer off."""
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, seed: int
+    ) -> list[Response]:
+        """Three tokens with EOS, and five without."""
+        self.asked = (len(prompts), max_new_tokens, temperature, seed)
+        end = self.tokenizer.eos_token_id
+        good, soup = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in "gx")
+        ended = Response([*good, *soup, end], [0.0] * 3, True)
+        return [ended, Response((good * 5)[:5], [0.0] * 5, False)][: len(prompts)]
+
+
+@pytest.fixture
+def scripted(tiny_model: Any, tiny_tokenizer: Any) -> Scripted:
+    return Scripted(tiny_model, tiny_tokenizer)
+
+
+def test_lengths_leave_out_the_end_token(scripted: Scripted) -> None:
+    task = PromptsTask(HOW, {})
+    result = task.evaluate(scripted, ROWS)
+    assert scripted.asked == (2, 5, 0.7, 3)
+    values = {m.name: estimate(m, result, Resampling(200)) for m in task.metrics}
+    assert values["length"].value == (2 + 5) / 2
+    assert values["finished"].value == 0.5
+    assert values["finished"].method == "Wilson, 0.95"
+    assert [sample["response"] for sample in result.samples] == ["gx", "ggggg"]
+
+
+def test_scores_see_prompts_completions_and_columns_as_in_trl(scripted: Scripted) -> None:
+    seen: list[Any] = []
+
+    def score(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float]:
+        seen.extend([prompts, completions, columns])
+        return [1.5, -0.5]
+
+    result = PromptsTask(HOW, {"reward": lambda: score}).evaluate(scripted, ROWS)
+    # A dialogue is answered by a message, plain text by text.
+    answers = [[{"role": "assistant", "content": "gx"}], "ggggg"]
+    columns = {"word": ["soup", "bread"]}
+    assert seen == [[row["prompt"] for row in ROWS], answers, columns]
+    assert result.stats["reward"].tolist() == [[1.5, 1], [-0.5, 1]]
+    assert [sample["scores"] for sample in result.samples] == [{"reward": 1.5}, {"reward": -0.5}]
+
+
+def test_long_prompts_are_missing_as_in_training(scripted: Scripted) -> None:
+    rows = [*ROWS, {"prompt": "soup " * 40, "word": "x"}]
+    result = PromptsTask(HOW, {}).evaluate(scripted, rows)
+    assert result.missing == {"longer than 20 tokens": 1}
+    assert scripted.asked[0] == 2
+    with pytest.raises(UserError, match="task prompts: no item could be scored"):
+        PromptsTask(HOW, {}).evaluate(scripted, rows[2:])
