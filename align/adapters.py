@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig as PeftLora
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from align.config import LoraConfig
@@ -19,7 +19,7 @@ from align.quiet import quiet_peft
 from align.references import ModelReference, listing
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -91,7 +91,7 @@ def merge_adapters(model: PreTrainedModel, places: Sequence[str]) -> PreTrainedM
     """
     for place in places:
         folder = Path(place)
-        settings = PeftLora.from_pretrained(place)
+        settings = _read_settings(folder)
         if not isinstance(settings, PeftLora) or settings.modules_to_save:
             raise UserError(
                 f"a {settings.peft_type} adapter that also replaces {settings.modules_to_save}"
@@ -112,10 +112,26 @@ def merge_adapters(model: PreTrainedModel, places: Sequence[str]) -> PreTrainedM
     return model
 
 
+def _read_settings(folder: Path) -> PeftConfig:
+    """The configuration of an adapter on disk."""
+    try:
+        return PeftLora.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"broken {CONFIG}: {str(error)[:200]}", where=str(folder)) from error
+
+
+def _open_weights(folder: Path) -> Any:
+    """The adapter's tensors, opened but not read."""
+    try:
+        return safe_open(folder / WEIGHTS, framework="pt")
+    except SafetensorError as error:
+        raise UserError(f"broken {WEIGHTS}: {str(error)[:200]}", where=str(folder)) from error
+
+
 def check_fit(model: nn.Module, folder: Path) -> None:
     """Refuse an adapter whose layers the model lacks or has in another size."""
     modules = dict(model.named_modules())
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
+    with _open_weights(folder) as file:
         for key in file.keys():  # noqa: SIM118 - a safetensors handle is not iterable
             name, _, rest = key.removeprefix(PREFIX).partition(".lora_")
             weight = getattr(modules.get(name), "weight", None)

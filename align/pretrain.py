@@ -8,7 +8,6 @@ weights kept are those with the lowest held-out loss among the checkpoints.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +18,6 @@ from torch.utils.data import Dataset
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 from align.artifacts import StageJob, StageResult, write_rows_atomic
-from align.callbacks import last_complete_checkpoint
 from align.config import PretrainConfig, RunConfig
 from align.data.encoding import decode_response, encode_prompt, truncate_left
 from align.errors import UserError
@@ -32,8 +30,10 @@ from align.training import (
     checkpoint_state,
     cpu_threads,
     is_over,
+    last_checkpoint,
     load_split,
     own_randomness,
+    remove_checkpoints,
     run_training,
     trainer_arguments,
 )
@@ -92,13 +92,14 @@ def train_pretrain(config: RunConfig, job: StageJob) -> StageResult:
         watched = pack_blocks(tokenizer, _texts(held), section.max_length)
         _check_enough(len(blocks.blocks), len(watched.blocks), section)
         trainer = _trainer(config, job, tokenizer, (blocks.blocks, watched.blocks))
-        steps = _train(trainer, section, job)
+        steps = _train(trainer, section.patience, job)
         model = trainer.model.eval()
         final = trainer.evaluate(Blocks(watched.blocks))["eval_loss"]
-        save_model(model, tokenizer, job.folder / "model")
         samples = continuations(model, tokenizer, held[:SAMPLES], config.seed)
-    write_rows_atomic(job.folder / "samples.jsonl", samples)
-    shutil.rmtree(job.folder / "checkpoints")
+    if trainer.is_world_process_zero():
+        save_model(model, tokenizer, job.folder / "model")
+        write_rows_atomic(job.folder / "samples.jsonl", samples)
+        remove_checkpoints(trainer)
     metrics = {
         "heldout_loss": final,
         "heldout_perplexity": math.exp(final),
@@ -204,21 +205,20 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _train(trainer: Trainer, section: PretrainConfig, job: StageJob) -> int:
+def _train(trainer: Trainer, patience: int | None, job: StageJob) -> int:
     """Train to the end, put the best weights into the model; returns the steps made.
 
     Raises:
         UserError: No evaluation gave a finite loss.
     """
-    checkpoints = job.folder / "checkpoints"
-    last = last_complete_checkpoint(checkpoints)
+    last = last_checkpoint(trainer)
     # A run killed between its early stop and its end must not train on.
-    if last is None or not is_over(checkpoint_state(last)["log_history"], section.patience):
+    if last is None or not is_over(checkpoint_state(last)["log_history"], patience):
         run_training(trainer, "pretrain", job, ("eval_loss",))
-        last = last_complete_checkpoint(checkpoints)
+        last = last_checkpoint(trainer)
     assert last is not None  # the trainer saves at its last step
     state = checkpoint_state(last)
-    best = checkpoints / f"checkpoint-{state['best_global_step']}"
+    best = last.with_name(f"checkpoint-{state['best_global_step']}")
     if not state["best_global_step"]:
         raise UserError(
             "the held-out loss was never finite",

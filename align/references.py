@@ -90,9 +90,7 @@ def _from_folder(folder: Path) -> ModelReference:
     """A model folder, or the folder of a finished stage."""
     manifest = folder / "manifest.json"
     if manifest.is_file():
-        entry = json.loads(manifest.read_text(encoding="utf-8")).get("model")
-        if not entry:
-            raise UserError("this stage makes no model", where=str(manifest), allowed=KINDS)
+        entry = _model_entry(manifest)
         return ModelReference(
             base=_from_manifest(folder, entry["base"]),
             adapters=tuple(_from_manifest(folder, place) for place in entry["adapters"]),
@@ -107,6 +105,18 @@ def _from_folder(folder: Path) -> ModelReference:
             remedy="name its base as the model, and this folder under `adapters`",
         )
     raise UserError(f"no model in this folder: {listing(folder)}", where=str(folder), allowed=KINDS)
+
+
+def _model_entry(manifest: Path) -> dict[str, Any]:
+    """What a manifest says of its model."""
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"broken manifest ({error})", where=str(manifest)) from error
+    entry = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(entry, dict) or not {"base", "adapters"} <= set(entry):
+        raise UserError("this stage makes no model", where=str(manifest), allowed=KINDS)
+    return entry
 
 
 def _from_manifest(folder: Path, place: str) -> str:

@@ -7,7 +7,6 @@ counted, never cut: a cut answer would teach the model not to stop.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +29,7 @@ from align.training import (
     cpu_threads,
     load_split,
     own_randomness,
+    remove_checkpoints,
     run_training,
     trainer_arguments,
     training_reference,
@@ -42,6 +42,8 @@ IGNORED = -100
 """Label of a token that does not count in the loss."""
 SAMPLES = 8
 """Answers in `samples.jsonl`."""
+SAMPLE_TOKENS = 64
+"""Longest of them."""
 TOO_LONG = "longer than max_length"
 
 
@@ -83,21 +85,22 @@ def train_sft(config: RunConfig, job: StageJob) -> StageResult:
     reference = job.inputs["base"]
     start = training_reference(reference, config, full=section.lora is None)
     model, tokenizer, _ = load_model(start, device="cpu")  # the trainer places it
+    _check_context(section.max_length, model)
     taught, tested = (encode_dialogues(tokenizer, part, section) for part in (train, held))
     records[0]["dropped"] = {**records[0]["dropped"], TOO_LONG: taught.too_long}
     with own_randomness(), cpu_threads(config.threads):
         adapted = with_adapter(model, section.lora, config.seed)
-        trainer = _trainer(config, job, LoadedModel(adapted, tokenizer, start), taught)
+        trainer = _trainer(config, job, LoadedModel(adapted, tokenizer, start), (taught, tested))
         run_training(trainer, "sft", job, ("mean_token_accuracy",))
         tuned = trainer.accelerator.unwrap_model(trainer.model).eval()
         batch = trainer.args.per_device_eval_batch_size
         result = heldout(tuned, tested, tokenizer.pad_token_id, batch)
-        samples = answers(tuned, tokenizer, held[:SAMPLES], section.max_length)
+        samples = answers(tuned, tokenizer, held[:SAMPLES])
         steps = trainer.state.global_step
     if trainer.is_world_process_zero():
         _save(tuned, tokenizer, job.folder)
         write_rows_atomic(job.folder / "samples.jsonl", samples)
-        shutil.rmtree(job.folder / "checkpoints")
+        remove_checkpoints(trainer)
     metrics = {
         "heldout_loss": result.loss,
         "heldout_token_accuracy": result.accuracy,
@@ -112,6 +115,13 @@ def train_sft(config: RunConfig, job: StageJob) -> StageResult:
     if section.lora is not None:
         made = relative_model(reference, job.folder, ("adapter",))
     return StageResult(metrics, records, made)
+
+
+def _check_context(max_length: int, model: PreTrainedModel) -> None:
+    """Refuse dialogues that the model has no positions for."""
+    context = model.config.max_position_embeddings
+    if max_length > context:
+        raise UserError(f"{max_length} exceeds the context of {context}", where="sft.max_length")
 
 
 def encode_dialogues(
@@ -173,14 +183,13 @@ def answers(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[dict[str, Any]],
-    most: int,
 ) -> list[dict[str, Any]]:
-    """Greedy answers of at most `most` tokens to the last turn of dialogues, beside the given."""
+    """Greedy answers to the last turn of dialogues, beside the given ones."""
     dialogues = [row["messages"] for row in rows]
     ends = [max(i for i, m in enumerate(d) if m["role"] == "assistant") for d in dialogues]
     prompts = [dialogue[:end] for dialogue, end in zip(dialogues, ends, strict=True)]
     stops = frozenset({tokenizer.eos_token_id})
-    sampling = Sampling(most, stops, temperature=0.0, pad_id=tokenizer.pad_token_id)
+    sampling = Sampling(SAMPLE_TOKENS, stops, temperature=0.0, pad_id=tokenizer.pad_token_id)
     drawn = generate(model, [encode_prompt(tokenizer, prompt) for prompt in prompts], sampling)
     return [
         {
@@ -212,9 +221,9 @@ def _batches(
 
 
 def _trainer(
-    config: RunConfig, job: StageJob, loaded: LoadedModel, rows: Encoded
+    config: RunConfig, job: StageJob, loaded: LoadedModel, rows: tuple[Encoded, Encoded]
 ) -> QuietSFTTrainer:
-    """TRL's trainer on encoded dialogues, with every default that changes numbers named."""
+    """TRL's trainer on (training, held-out) dialogues; no default that changes numbers is left."""
     section = config.sft
     assert section is not None
     own = {
@@ -229,10 +238,14 @@ def _trainer(
         "assistant_only_loss": False,  # the labels already say so
         "dataset_kwargs": {"skip_prepare_dataset": not section.packing},
     }
+    taught, tested = (
+        Dataset.from_dict({"input_ids": part.ids, "labels": part.labels}) for part in rows
+    )
     return QuietSFTTrainer(
         model=loaded.model,
         args=trainer_arguments(trl.SFTConfig, "sft", config, job, own),
-        train_dataset=Dataset.from_dict({"input_ids": rows.ids, "labels": rows.labels}),
+        train_dataset=taught,
+        eval_dataset=tested,  # read only where `trainer` sets eval_strategy
         processing_class=loaded.tokenizer,
     )
 

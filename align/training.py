@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -162,22 +163,34 @@ def run_training(trainer: Trainer, name: str, job: StageJob, shown: Sequence[str
     log = MetricsLog(job.folder / "metrics.jsonl")
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StageCallback(name, job.progress, log, ("loss", *shown)))
-    with trainer.args.main_process_first():
-        last = last_complete_checkpoint(job.folder / "checkpoints")
+    last = last_checkpoint(trainer)
     if last is not None:
         job.progress.note(f"{name}: going on from {last.name}")
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=str(last) if last else None)
 
 
+def last_checkpoint(trainer: Trainer) -> Path | None:
+    """The last complete checkpoint; one process at a time looks, as incomplete ones are deleted."""
+    with trainer.args.main_process_first():
+        return last_complete_checkpoint(Path(trainer.args.output_dir))
+
+
+def remove_checkpoints(trainer: Trainer) -> None:
+    """Delete the checkpoints of a stage that has written everything else."""
+    shutil.rmtree(trainer.args.output_dir)
+
+
 @contextmanager
 def own_randomness() -> Iterator[None]:
     """Give the caller's global random states back after a block: trainers seed all of them."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002 - saved, not drawn from
-    with torch.random.fork_rng():
-        yield
-    random.setstate(before[0])
-    np.random.set_state(before[1])  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
 
 
 @contextmanager
@@ -186,8 +199,10 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class EarlyStop(TrainerCallback):  # type: ignore[misc]  # transformers is untyped

@@ -305,6 +305,14 @@ class TestAdapters:
         with pytest.raises(UserError, match=rf"no {name} among: .*adapter_model\.bin"):
             load_model(replace(base_of(tiny_folder), adapters=(str(folder),)))
 
+    @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+    def test_a_broken_adapter(self, tiny_folder, adapters, tmp_path: Path, name: str) -> None:
+        folder = tmp_path / "adapter"
+        shutil.copytree(adapters[0], folder)
+        (folder / name).write_bytes(b"{broken")
+        with pytest.raises(UserError, match=f"adapter: broken {name}"):
+            load_model(replace(base_of(tiny_folder), adapters=(str(folder),)))
+
     def test_an_adapter_that_is_not_there(self, tiny_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no such adapter folder"):
             load_model(replace(base_of(tiny_folder), adapters=(str(tmp_path / "no"),)))
@@ -402,10 +410,23 @@ class TestReference:
         with pytest.raises(UserError, match="no model by itself; name its base"):
             resolve_reference(str(adapters[0]))
 
-    def test_a_stage_without_a_model(self, tmp_path: Path) -> None:
-        (tmp_path / "manifest.json").write_text('{"model": null}', "utf-8")
-        with pytest.raises(UserError, match="makes no model"):
+    @pytest.mark.parametrize(
+        ("manifest", "complaint"),
+        [
+            ('{"model": null}', "makes no model"),
+            ('{"model": {"base": "model"}}', "makes no model"),
+            ("[]", "makes no model"),
+            ("{", "broken manifest"),
+        ],
+    )
+    def test_a_stage_without_a_model(self, tmp_path: Path, manifest: str, complaint: str) -> None:
+        (tmp_path / "manifest.json").write_text(manifest, "utf-8")
+        with pytest.raises(UserError, match=complaint):
             resolve_reference(str(tmp_path))
+
+    def test_a_hub_model_out_of_reach(self) -> None:
+        with pytest.raises(UserError, match="someone/no-model-of-this-name: cannot load the token"):
+            load_model(resolve_reference("someone/no-model-of-this-name"))
 
 
 class TestGGUF:

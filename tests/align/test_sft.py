@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from align import sft
@@ -49,7 +50,7 @@ def train(workplace: Path, tiny_folder: Path) -> Train:
     (workplace / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)), "utf-8")
     (workplace / "held.jsonl").write_text("\n".join(map(json.dumps, ROWS[1::3])), "utf-8")
 
-    def run(folder: str = "out", seed: int = 1, **settings: Any) -> Any:
+    def run(folder: str = "out", seed: int = 1, dtype: Any = "auto", **settings: Any) -> Any:
         defaults = {
             "data": SourceConfig(path="rows.jsonl"),
             "eval_data": SourceConfig(path="held.jsonl"),
@@ -65,6 +66,7 @@ def train(workplace: Path, tiny_folder: Path) -> Train:
             name="t",
             seed=seed,
             device="cpu",
+            dtype=dtype,
             model=ModelConfig(base=str(tiny_folder)),
             sft=SFTConfig(**{**defaults, **settings}),
         )
@@ -204,6 +206,24 @@ class TestTraining:
         for name, weight in tuned.named_parameters():
             assert not torch.equal(weight, before.get_parameter(name)), name
         assert result.metrics["trainable_parameters"] == tuned.num_parameters()
+
+    def test_numbers_on_the_way(self, train: Train, workplace: Path) -> None:
+        train(trainer={"eval_strategy": "epoch"})
+        rows = map(json.loads, (workplace / "out/metrics.jsonl").read_text("utf-8").splitlines())
+        assert [row["step"] for row in rows if "eval_loss" in row] == [3, 6, 9]
+
+    def test_bfloat16(self, train: Train, workplace: Path) -> None:
+        result = train(dtype="bfloat16")
+        weights = load_file(workplace / "out" / "adapter" / "adapter_model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {torch.float32}
+        exact = train("exact")
+        assert result.metrics["heldout_loss"] == pytest.approx(
+            exact.metrics["heldout_loss"], rel=0.05
+        )
+
+    def test_dialogues_longer_than_the_context(self, train: Train) -> None:
+        with pytest.raises(UserError, match=r"sft\.max_length: 65 exceeds the context of 64"):
+            train(max_length=65)
 
     def test_nobody_is_called(self, train: Train, monkeypatch) -> None:
         def call(*_: object, **__: object) -> None:
