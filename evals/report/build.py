@@ -147,7 +147,8 @@ def _verdict_blocks(run: Run, verdict: Verdict, report: ReportConfig) -> list[Bl
 
 
 def _findings(run: Run) -> tuple[str, ...]:
-    return findings(run.ledger, budget_sentence(run.ppo_log, _budget(run)) if run.ppo_log else "")
+    kl = budget_sentence(run.ppo_log, _budget(run)) if run.ppo_log else ""
+    return findings(run.ledger, kl, run.confidence)
 
 
 def _rules(config: Mapping[str, Any]) -> list[dict[str, Any]]:

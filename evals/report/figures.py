@@ -92,7 +92,7 @@ def line_panel(name: str, lines: Sequence[Line], xlabel: str, limit: float | Non
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlabel(xlabel)
 
-    return _draw(name, (3.3, 1.9), 0.52, draw)
+    return _draw(name, (3.3, 1.9), 0.6, draw)
 
 
 def forest_panel(name: str, rows: Sequence[ForestRow], xlabel: str) -> str:

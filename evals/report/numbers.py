@@ -16,7 +16,7 @@ from evals.evidence import is_number
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EM DASH}"
 _PROPORTIONS = frozenset(
-    ["acc", "accuracy", "em", "f1", "match", "precision", "rate", "recall", "share"]
+    ["acc", "accuracy", "em", "f1", "finished", "match", "precision", "rate", "recall", "share"]
 )
 """Words that, as a part of a metric's name, say that it is a proportion."""
 

@@ -25,14 +25,16 @@ def sample_blocks(ledger: Mapping[str, Any]) -> list[Block]:
     if not entries:
         return []
     chosen = choose(entries, stages)
-    intro = (
-        f"{len(chosen)} of {count(len(entries))} held-out prompts, answered by every stage and "
+    scales = {kind: Scale(_values(entries, kind)) for kind in ("scores", "gold")}
+    how = (
         "chosen by rule from their scores: the largest rises and falls, the lowest, the widest gap "
         "between score and gold, and the nearest to the median. The extremes are not typical; all "
         "prompts and responses are in report.json."
     )
-    scales = {kind: Scale(_values(entries, kind)) for kind in ("scores", "gold")}
-    return [Text(intro), *(_block(why, entry, stages, scales) for why, entry in chosen)]
+    if not _values(entries, "scores"):
+        how = "the first ones, since no scores are stored to choose by."
+    intro = f"{len(chosen)} of {count(len(entries))} held-out prompts, answered by every stage; "
+    return [Text(intro + how), *(_block(why, entry, stages, scales) for why, entry in chosen)]
 
 
 def choose(entries: Sequence[Entry], stages: Sequence[str]) -> list[tuple[str, Entry]]:

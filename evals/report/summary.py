@@ -77,12 +77,18 @@ def _difference(change: Entry, scale: Scale) -> str:
     return f"{scale.difference(change.get('difference'))} {interval}".strip()
 
 
-def findings(ledger: Ledger, budget_sentence: str) -> tuple[str, ...]:
-    """At most a handful of sentences, each with its numbers, for the top of the report."""
+def findings(ledger: Ledger, budget_sentence: str, confidence: float = 0.95) -> tuple[str, ...]:
+    """At most a handful of sentences, each with its numbers, for the top of the report.
+
+    Args:
+        ledger: The stored results.
+        budget_sentence: What is to be said about PPO's KL; may be empty.
+        confidence: Coverage of the ledger's intervals.
+    """
     found = [
         *_capability(ledger),
         *_bias(ledger),
-        *_controls(ledger),
+        *_controls(ledger, confidence),
         *(text for text, _ in sentences(ledger.get("reward_model"))),
         budget_sentence,
         _missing(ledger),
@@ -133,13 +139,14 @@ def _bias_text(row: Entry) -> str:
     return f"{bias_label(row)} ({bias_groups(row)}) {value}"
 
 
-def _controls(ledger: Ledger) -> list[str]:
+def _controls(ledger: Ledger, confidence: float) -> list[str]:
     """How often the neutral controls raised an alarm."""
     rows = [row for row in ledger.get("bias") or () if row.get("control")]
     if not rows:
         return ["No neutral controls were measured."] if ledger.get("bias") else []
     alarms = sum(excludes_zero(row) for row in rows)
-    return [f"Neutral controls: {alarms} of {len(rows)} intervals exclude 0, where none should."]
+    chance = f"by chance about {(1 - confidence) * len(rows):.1f} would"
+    return [f"Neutral controls: {alarms} of {len(rows)} intervals exclude 0; {chance}."]
 
 
 def _missing(ledger: Ledger) -> str:

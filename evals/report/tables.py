@@ -78,7 +78,7 @@ def difference_cell(row: Entry | None, scale: Scale, better: str, q: float | Non
     tone: Tone = ""
     if excludes_zero(row):
         flags, tone = _direction(better, row["low"] > 0)
-    elif is_number(row.get("mde")):
+    elif (row.get("mde") or 0) > 0:
         notes.append(f"detectable: {scale.difference(row['mde']).lstrip('+')}")
     shown = tuple(note for note in notes if note)
     return Cell(scale.difference(value), shown, finite(value), flags, tone, numeric=True)
@@ -168,7 +168,7 @@ def bias_label(row: Entry) -> str:
 
 def bias_groups(row: Entry) -> str:
     """The two groups of a bias row, in the order of its sign."""
-    return f"{row.get('group_a')} {MINUS} {row.get('group_b')}"
+    return f"{row.get('group_a')}\N{NO-BREAK SPACE}{MINUS} {row.get('group_b')}"
 
 
 def bias_table(ledger: Ledger) -> Table:

@@ -140,7 +140,7 @@ def definition_table(run: Run) -> Table:
         lost = f"{missing} missing" if missing else ""
         cells = (
             Cell(str(task.get("title") or task.get("name")), (str(task.get("kind") or ""),)),
-            Cell(str(task.get("n")), (lost,) if lost else (), task.get("n"), numeric=True),
+            Cell(count(task.get("n")), (lost,) if lost else (), task.get("n"), numeric=True),
             Cell(str(task.get("definition") or ""), metrics),
             Cell(str(task.get("signature") or ""), code=True),
         )

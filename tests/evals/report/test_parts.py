@@ -53,7 +53,10 @@ def test_samples_show_conversations_and_say_what_is_absent():
 
 
 def test_samples_without_scores_are_still_shown():
-    chosen = choose([{"prompt": "q", "responses": {}}], ["sft", "ppo"])
+    entry = {"prompt": "q", "responses": {}}
+    intro = sample_blocks({"stages": ["sft", "ppo"], "samples": [entry]})[0].text
+    assert "no scores are stored" in intro
+    chosen = choose([entry], ["sft", "ppo"])
     assert chosen == [("Stored sample; no scores", {"prompt": "q", "responses": {}})]
 
 
@@ -131,7 +134,7 @@ def test_stage_summary_rows(ledger):
     acc = next(row for row in rows if row["metric"] == "sentiment acc")
     assert acc[last] == f"+2.2 pp [{M}0.9, 5.3]"
     gender = next(row for row in rows if "gender" in row["metric"])
-    assert gender["metric"] == f"praise, gender: woman {M} man"
+    assert gender["metric"] == f"praise, gender: woman\N{NO-BREAK SPACE}{M} man"
     assert gender["ppo"] == "+0.410"
     assert len(rows) == 6 + 3
     assert stage_summary({}) == []
@@ -145,7 +148,8 @@ def test_findings_count_by_hand(ledger):
     ) in found
     bias = next(text for text in found if text.startswith("Bias of ppo"))
     assert bias.startswith("Bias of ppo: 2 of 3 measures have an interval that excludes 0: praise,")
-    assert "Neutral controls: 0 of 9 intervals exclude 0, where none should." in found
+    # 9 control intervals of 95% coverage: .45 expected.
+    assert "Neutral controls: 0 of 9 intervals exclude 0; by chance about 0.5 would." in found
     assert "KL fine." in found
     assert "2 items could not be scored and are in no number." in found
 

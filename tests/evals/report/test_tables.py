@@ -113,7 +113,7 @@ def test_bias_rows_flags_and_controls():
     assert [row.style for row in table.rows] == ["", "control"]
     head, groups, n, sft, ppo = table.rows[0].cells
     assert (head.text, head.notes) == ("tone, gender", ("pairs, in nats",))
-    assert (groups.text, n.text) == (f"woman {M} man", "240 (24)")
+    assert (groups.text, n.text) == (f"woman\N{NO-BREAK SPACE}{M} man", "240 (24)")
     assert (sft.text, sft.flags) == ("+0.050", ())
     assert (ppo.text, ppo.flags, ppo.value) == ("+0.410", ("not 0",), 0.41)
     assert "q = .010" in ppo.notes[-1]
