@@ -32,8 +32,7 @@ def estimate(value, half, n, method, **keys):
 def difference(before, after, value, half, n, **keys):
     p = math.erfc(abs(value) / (half / 1.96) / math.sqrt(2))
     row = {"difference": value, "low": value - half, "high": value + half, "p": p}
-    mde = half / 1.96 * 2.8
-    return {**keys, "before": before, "after": after, **row, "n": n, "mde": mde}
+    return {**keys, "before": before, "after": after, **row, "n": n, "mde": half / 1.96 * 2.8}
 
 
 def bias_row(shift, half, attribute, *, control, **keys):
