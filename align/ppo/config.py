@@ -71,6 +71,7 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc]  # transformers is unt
             self.eval_strategy = "steps"
             self.eval_steps = self.eval_updates * self.steps_per_update
         super().__post_init__()
+        self._check_boundaries()
 
     @property
     def steps_per_update(self) -> int:
@@ -90,6 +91,17 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc]  # transformers is unt
 
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         return max(self.total_episodes // (self.local_rollout_size * processes), 1)
+
+    def _check_boundaries(self) -> None:
+        """Refuse checkpoints inside an update: the rest of its rollout would be sampled anew."""
+        for strategy, name in (("steps", "save_steps"), ("best", "eval_steps")):
+            steps = getattr(self, name)
+            if self.save_strategy == strategy and steps % self.steps_per_update:
+                raise UserError(
+                    f"{name}={steps} lies inside an update",
+                    allowed=f"multiples of its {self.steps_per_update} optimizer steps",
+                    remedy="set checkpoint_updates or eval_updates instead",
+                )
 
     def _check(self) -> None:
         """Name the first argument outside its range."""

@@ -220,7 +220,8 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         }
         if self.gold_func is not None:
             metrics["gold"] = float(score_responses([self.gold_func], batch, texts).mean())
-        self.samples = sample_rows(batch, texts, scores, self._updates_done)
+        done = self.state.global_step // self.args.steps_per_update
+        self.samples = sample_rows(batch, texts, scores, done)
         named = {f"{metric_key_prefix}/{name}": value for name, value in metrics.items()}
         self.log(dict(named))
         handler, state = self.callback_handler, self.state
@@ -228,10 +229,6 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return named
 
     # one update
-
-    @property
-    def _updates_done(self) -> int:
-        return int(self.state.global_step // self.args.steps_per_update)
 
     @property
     def _micro_steps(self) -> int:
@@ -247,7 +244,9 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         batch = self.prompts.batch(drawn[rank::processes])
         with self.watch.phase("sample"):
             responses = self.actor.respond(batch, stream(self.args.seed, SAMPLE, rank, update))
-        self.watch.count("sample", sum(len(response.ids) for response in responses))
+        tokens = sum(len(response.ids) for response in responses)
+        for phase, times in (("sample", 1), ("measure", 1), ("optimise", self.args.num_ppo_epochs)):
+            self.watch.count(phase, tokens * times)
         texts = self.actor.texts(responses)
         with self.watch.phase("score"):
             scores = score_responses(self.reward_funcs, batch, texts)
@@ -264,7 +263,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             "learning_rate": self._get_learning_rate(),
             **metrics,
         }
-        self.samples = sample_rows(batch, texts, scores, self._updates_done)
+        self.samples = sample_rows(batch, texts, scores, update)
         self.kl_controller.update(metrics["kl/k1"], size)
         return rollout
 

@@ -51,17 +51,13 @@ class Watch:
 
     def policy(self, loss: PolicyLoss, entropy: Tensor, tokens: Tensor) -> None:
         """Add one micro-batch of the policy; `entropy` is a sum over its `tokens`."""
-        added = {
-            "policy/loss": loss.loss.detach(),
-            "clipped": loss.clipped,
-            "approx_kl": loss.approx_kl,
-            "ratio": loss.ratio,
-            "entropy": entropy,
-            "tokens": tokens,
-        }
-        for name, value in added.items():
-            self._waiting[name] += float(value)
-        self._waiting_peak = max(self._waiting_peak, float(loss.ratio_max))
+        names = ("policy/loss", "clipped", "approx_kl", "ratio", "entropy", "tokens")
+        numbers = (*loss[:4], entropy, tokens, loss.ratio_max)
+        # one copy from the device, which may still be computing
+        added = torch.stack([number.detach().float() for number in numbers]).tolist()
+        for name, value in zip(names, added, strict=False):
+            self._waiting[name] += value
+        self._waiting_peak = max(self._waiting_peak, added[-1])
 
     def value(self, loss: ValueLoss) -> None:
         """Add one micro-batch of the critic."""

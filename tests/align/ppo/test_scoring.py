@@ -1,0 +1,74 @@
+"""Scores from reward functions: TRL's convention, sums, and refusals."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from align.errors import UserError
+from align.ppo.prompts import PromptBatch
+from align.ppo.scoring import as_completions, name_of, sample_rows, score_responses
+
+CHAT = [{"role": "user", "content": "hi"}]
+BATCH = PromptBatch(["a", "b"], [[3], [4]], {"gold": [10, 20]})
+
+
+def test_functions_see_prompts_completions_and_columns_and_are_added() -> None:
+    seen: dict[str, Any] = {}
+
+    def length(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        seen.update(prompts=prompts, completions=completions, **columns)
+        return [float(len(text)) for text in completions]
+
+    def column(completions: list[str], gold: list[int], **_: Any) -> list[int]:
+        return gold
+
+    scores = score_responses([length, column], BATCH, ["xyz", ""])
+    assert scores.tolist() == [13.0, 20.0]
+    assert scores.dtype == torch.float32
+    assert seen == {"prompts": ["a", "b"], "completions": ["xyz", ""], "gold": [10, 20]}
+
+
+def test_a_completion_has_the_form_of_its_prompt() -> None:
+    found = as_completions(["text", CHAT], ["one", "two"])
+    assert found == ["one", [{"role": "assistant", "content": "two"}]]
+
+
+@pytest.mark.parametrize("bad", [None, math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_is_refused(bad: float | None) -> None:
+    def broken(**_: Any) -> list[float | None]:
+        return [1.0, bad]
+
+    with pytest.raises(UserError, match=r"broken gave (None|nan|-?inf) for response 1"):
+        score_responses([broken], BATCH, ["x", "y"])
+
+
+def test_a_wrong_number_of_scores_is_refused() -> None:
+    class Judge:
+        def __call__(self, **_: Any) -> list[float]:
+            return [1.0]
+
+    with pytest.raises(UserError, match="Judge gave 1 scores for 2 responses"):
+        score_responses([Judge()], BATCH, ["x", "y"])
+
+
+def test_scores_may_come_as_an_array_or_tensor() -> None:
+    found = score_responses(
+        [lambda **_: np.array([0.5, 1.5]), lambda **_: torch.tensor([1.0, 2.0])], BATCH, ["x", "y"]
+    )
+    assert found.tolist() == [1.5, 3.5]
+
+
+def test_a_function_is_called_by_its_name() -> None:
+    class Judge:
+        pass
+
+    assert name_of(math.sqrt) == "sqrt"
+    assert name_of(Judge()) == "Judge"  # type: ignore[arg-type]
+
+
+def test_samples_are_the_first_responses_with_their_scores() -> None:
+    found = sample_rows(BATCH, ["x", "y"], torch.tensor([0.5, 2.0]), update=3, n=1)
+    assert found == [{"update": 3, "prompt": "a", "response": "x", "score": 0.5}]
