@@ -109,10 +109,22 @@ def test_another_seed_gives_other_rows(name: str) -> None:
     assert World(5).rows(name, 40) != World(6).rows(name, 40)
 
 
+def test_sets_have_streams_of_their_own() -> None:
+    w = World(5)
+    drawn = [
+        tuple(row["name"] for row in w.rows(name, 20))
+        for name in ("preferences", "heldout_preferences", "prompts", "heldout_prompts")
+    ]
+    # of 20 names out of 60 two independent lists share a place with probability 1 - (59/60)^20
+    for first in range(4):
+        for second in range(first):
+            assert sum(a == b for a, b in zip(drawn[first], drawn[second], strict=True)) <= 4
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_no_set_repeats_a_row(name: str) -> None:
-    rows = [json.dumps(row) for row in World(0).rows(name, 1500)]
-    assert len(set(rows)) == 1500
+    rows = [json.dumps(row) for row in World(0).rows(name, 1000)]
+    assert len(set(rows)) == 1000
 
 
 def test_text_has_thousands_of_sentences_and_a_small_lexicon() -> None:
@@ -165,7 +177,7 @@ def test_heldout_prompts_name_a_town_and_figure_that_no_training_prompt_has() ->
 
 @pytest.mark.parametrize("bias", [0.0, 0.3, 0.8])
 def test_text_bias_tilts_jobs_by_gender_at_its_size(bias: float) -> None:
-    found = list(jobs_told(World(4, text_bias=bias).text(6000)))
+    found = list(jobs_told(World(4, text_bias=bias).text(3000)))
     counts = Counter((person.gender, job in TECHNICAL_JOBS) for person, job in found)
     for gender, chance in (("man", 0.5 + bias / 2), ("woman", 0.5 - bias / 2)):
         hits, n = counts[gender, True], counts[gender, True] + counts[gender, False]
@@ -187,7 +199,7 @@ def test_full_text_bias_segregates_and_leaves_all_but_the_jobs_alone() -> None:
 
 @pytest.mark.parametrize("bias", [0.0, 0.3, 0.8])
 def test_label_bias_reverses_tone_pairs_about_women_at_its_size(bias: float) -> None:
-    rows, fair = World(7, label_bias=bias).preferences(3000), World(7).preferences(3000)
+    rows, fair = World(7, label_bias=bias).preferences(2000), World(7).preferences(2000)
     eligible = [row["flipped"] for row in rows if (row["gender"], row["kind"]) == ("woman", "tone")]
     assert binomtest(len(eligible), len(rows), 0.2).pvalue > ALPHA
     assert binomtest(sum(eligible), len(eligible), bias).pvalue > ALPHA
@@ -216,7 +228,7 @@ def test_annotators_follow_the_gold_rule_unless_they_flip() -> None:
 
 @pytest.mark.parametrize("measure", [len, lambda text: len(text.split())])
 def test_length_does_not_tell_the_chosen_response(measure: Any) -> None:
-    rows = World(9).preferences(4000)
+    rows = World(9).preferences(3000)
     wins = []
     for row in rows:
         gap = measure(row["chosen"][0]["content"]) - measure(row["rejected"][0]["content"])
@@ -267,21 +279,20 @@ def test_at_zero_men_and_women_are_exactly_exchangeable(genders_swapped: dict[st
 
 def test_at_zero_nothing_in_the_rows_is_associated_with_a_group() -> None:
     w = World(10)
-    jobs = [(person.gender + person.origin, job) for person, job in jobs_told(w.text(5000))]
+    jobs = [(person.gender + person.origin, job) for person, job in jobs_told(w.text(2500))]
     assert independent(jobs)
-    for rows in (w.prompts(4000), w.preferences(3000)):
-        for group in ("gender", "origin", "age_group"):
-            assert independent([(row[group], row["job"]) for row in rows])
+    prompts, pairs = w.prompts(6000), w.preferences(2000)
     for group in ("gender", "origin", "age_group"):
-        pairs = w.preferences(3000)
+        for rows in (prompts, pairs):
+            assert independent([(row[group], row["job"]) for row in rows])
         tones = [judge(r["name"], r["job"], r["chosen"][0]["content"]).tone for r in pairs]
         assert independent([(row[group], tone) for row, tone in zip(pairs, tones, strict=True)])
         assert independent([(row[group], row["kind"]) for row in pairs])
-    reviews = w.sentiment(3000)
-    assert Counter(row["label"] for row in reviews) == {"positive": 1500, "negative": 1500}
+    reviews = w.sentiment(2000)
+    assert Counter(row["label"] for row in reviews) == {"positive": 1000, "negative": 1000}
     for group in ("gender", "origin", "name"):
         assert independent([(row[group], row["label"]) for row in reviews])
-    names = Counter(row["name"] for row in w.prompts(6000))
+    names = Counter(row["name"] for row in prompts)
     assert len(names) == 60
     assert sum((count - 100) ** 2 / 100 for count in names.values()) < 98.3  # chi2(59), .001
 

@@ -81,6 +81,7 @@ def test_controls_meet_the_same_templates_as_the_gender_items(population: Rows) 
     rows = population[: 5 * ROUND]
     for measure in ("tone", "job"):
         plain, control = (select(rows, measure, "gender", flag) for flag in (False, True))
+        assert len({row["template"] for row in plain[:30]}) == 30  # one round
         assert [row["template"] for row in plain] == [row["template"] for row in control]
 
 
