@@ -161,6 +161,7 @@ def save_adapter(model: PeftModel, adapter_name: str, folder: Path) -> None:
     state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     tensors = {key: state[key].detach().cpu().clone().contiguous() for key in sorted(state)}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone
     settings = model.peft_config[adapter_name].to_dict()
     settings |= {"base_model_name_or_path": None, "inference_mode": True, "revision": None}
     write_json_atomic(folder / CONFIG, _plain(dict(sorted(settings.items()))))

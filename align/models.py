@@ -151,10 +151,11 @@ def build_model(
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a plain transformers folder (safetensors) that holds no path of this machine."""
-    model.config._name_or_path = ""
     with quiet_transformers():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def disable_dropout(model: nn.Module) -> None:

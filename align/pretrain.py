@@ -33,9 +33,9 @@ from align.training import (
     last_checkpoint,
     load_split,
     own_randomness,
-    remove_checkpoints,
     run_training,
     trainer_arguments,
+    write_once,
 )
 
 if TYPE_CHECKING:
@@ -96,15 +96,18 @@ def train_pretrain(config: RunConfig, job: StageJob) -> StageResult:
         model = trainer.model.eval()
         final = trainer.evaluate(Blocks(watched.blocks))["eval_loss"]
         samples = continuations(model, tokenizer, held[:SAMPLES], config.seed)
-    if trainer.is_world_process_zero():
+
+    def write() -> None:
         save_model(model, tokenizer, job.folder / "model")
         write_rows_atomic(job.folder / "samples.jsonl", samples)
-        remove_checkpoints(trainer)
+
+    write_once(trainer, write)
+    batch = section.batch_size * trainer.args.world_size
     metrics = {
         "heldout_loss": final,
         "heldout_perplexity": math.exp(final),
         "heldout_tokens": watched.blocks.numel(),
-        "tokens_seen": tokens_seen(steps, len(blocks.blocks), section),
+        "tokens_seen": section.max_length * blocks_seen(steps, len(blocks.blocks), batch),
         "tokens_left_over": blocks.left_over,
         "steps": steps,
         "parameters": model.num_parameters(),
@@ -125,10 +128,10 @@ def pack_blocks(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length
     return Packed(torch.tensor(stream[:whole]).reshape(-1, length), len(stream) - whole)
 
 
-def tokens_seen(steps: int, blocks: int, section: PretrainConfig) -> int:
-    """Tokens of so many steps; the last step of an epoch may see fewer blocks than the others."""
-    epochs, rest = divmod(steps, math.ceil(blocks / section.batch_size))
-    return (epochs * blocks + rest * section.batch_size) * section.max_length
+def blocks_seen(steps: int, blocks: int, batch: int) -> int:
+    """Blocks of so many steps; the last step of an epoch may see fewer than the others."""
+    epochs, rest = divmod(steps, math.ceil(blocks / batch))
+    return epochs * blocks + rest * batch
 
 
 def continuations(

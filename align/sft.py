@@ -29,10 +29,10 @@ from align.training import (
     cpu_threads,
     load_split,
     own_randomness,
-    remove_checkpoints,
     run_training,
     trainer_arguments,
     training_reference,
+    write_once,
 )
 
 if TYPE_CHECKING:
@@ -97,10 +97,12 @@ def train_sft(config: RunConfig, job: StageJob) -> StageResult:
         result = heldout(tuned, tested, tokenizer.pad_token_id, batch)
         samples = answers(tuned, tokenizer, held[:SAMPLES])
         steps = trainer.state.global_step
-    if trainer.is_world_process_zero():
+
+    def write() -> None:
         _save(tuned, tokenizer, job.folder)
         write_rows_atomic(job.folder / "samples.jsonl", samples)
-        remove_checkpoints(trainer)
+
+    write_once(trainer, write)
     metrics = {
         "heldout_loss": result.loss,
         "heldout_token_accuracy": result.accuracy,

@@ -11,7 +11,7 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -138,6 +138,7 @@ def _default_arguments(section: TrainConfig) -> dict[str, Any]:
         "eval_strategy": "no",
         "per_device_eval_batch_size": 2 * section.batch_size // section.gradient_accumulation,
         "gradient_checkpointing": False,
+        "ddp_find_unused_parameters": False,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
         "logging_nan_inf_filter": False,
@@ -176,9 +177,12 @@ def last_checkpoint(trainer: Trainer) -> Path | None:
         return last_complete_checkpoint(Path(trainer.args.output_dir))
 
 
-def remove_checkpoints(trainer: Trainer) -> None:
-    """Delete the checkpoints of a stage that has written everything else."""
-    shutil.rmtree(trainer.args.output_dir)
+def write_once(trainer: Trainer, write: Callable[[], None]) -> None:
+    """Let the main process write a stage's outputs and drop its checkpoints; the others wait."""
+    if trainer.is_world_process_zero():
+        write()
+        shutil.rmtree(trainer.args.output_dir)
+    trainer.accelerator.wait_for_everyone()
 
 
 @contextmanager

@@ -127,6 +127,7 @@ class TestLoad:
         for path in [*(tmp_path / "again").iterdir(), *(tmp_path / "adapter").iterdir()]:
             assert str(tiny_folder).encode() not in path.read_bytes()
             assert str(tmp_path).encode() not in path.read_bytes()
+            assert path.stat().st_mode & 0o444 == 0o444  # others may read it
 
     def test_number_format(self, tiny_folder: Path) -> None:
         loaded = load_model(replace(base_of(tiny_folder), dtype="bfloat16"), device="cpu")
@@ -157,6 +158,9 @@ class TestLoad:
 
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
         with pytest.raises(UserError, match=r"no \.safetensors .*pytorch_model\.bin.*safetensors"):
+            load_model(base_of(folder))
+        save_file({"x": torch.ones(1)}, folder / "other.safetensors")
+        with pytest.raises(UserError, match="cannot load the model"):
             load_model(base_of(folder))
         assert not trap.exists()
 

@@ -17,7 +17,7 @@ from align.data.sources import DataContext
 from align.errors import UserError
 from align.files import folder_hash
 from align.models import ModelReference, build_model, load_model
-from align.pretrain import Packed, pack_blocks, tokens_seen, train_pretrain
+from align.pretrain import Packed, blocks_seen, pack_blocks, train_pretrain
 from align.progress import NullProgress
 from align.training import is_over, log_steps
 
@@ -100,11 +100,9 @@ class TestBlocks:
         assert packed.blocks[0].tolist() == [1, *(6 + ord(c) - 0x21 for c in "<|end|>"), 2]
 
 
-def test_tokens_seen() -> None:
-    section = PretrainConfig(data=SourceConfig(path="x"), batch_size=4, max_length=10)
+def test_blocks_seen() -> None:
     # 10 blocks an epoch: batches of 4, 4 and 2
-    seen = [tokens_seen(steps, 10, section) // 10 for steps in (0, 1, 2, 3, 4, 6)]
-    assert seen == [0, 4, 8, 10, 14, 20]
+    assert [blocks_seen(steps, 10, 4) for steps in (0, 1, 2, 3, 4, 6)] == [0, 4, 8, 10, 14, 20]
 
 
 @pytest.mark.parametrize(
