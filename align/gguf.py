@@ -30,8 +30,7 @@ def converted(file: Path) -> Path:
         raise UserError("no such file", where=str(file))
     folder = file.with_name(f"{file.name}.converted")
     stamp = {"bytes": file.stat().st_size, "modified": file.stat().st_mtime_ns}
-    mark = folder / STAMP
-    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == stamp:
+    if _is_of(folder, stamp):
         return folder
     if importlib.util.find_spec("gguf") is None:
         raise UserError(
@@ -49,11 +48,20 @@ def converted(file: Path) -> Path:
         with quiet_transformers():
             convert(file, work)
         write_json_atomic(work / STAMP, stamp)
-        shutil.rmtree(folder, ignore_errors=True)
-        work.replace(folder)
+        for path in (work, *work.glob("*.safetensors")):
+            path.chmod(0o755 if path == work else 0o644)  # as any other file a user makes
+        if not _is_of(folder, stamp):  # another process may have been as quick
+            shutil.rmtree(folder, ignore_errors=True)
+            work.replace(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def _is_of(folder: Path, stamp: dict[str, int]) -> bool:
+    """Whether a folder was made from the file that has this stamp."""
+    mark = folder / STAMP
+    return mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == stamp
 
 
 def convert(file: Path, folder: Path) -> None:
