@@ -1,0 +1,105 @@
+"""Evaluation while training (docs/ppo.md item 24): held-out prompts, gold, the best checkpoint."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from align.ppo.trainer import PPOTrainer
+
+Make = Callable[..., PPOTrainer]
+Rows = Callable[[PPOTrainer], list[dict[str, float]]]
+HELD_OUT = [{"prompt": "z a", "tag": 1}, {"prompt": "q", "tag": 2}, {"prompt": "w x y", "tag": 3}]
+
+
+def length(completions: list[str], **_: Any) -> list[float]:
+    return [float(len(text.split())) for text in completions]
+
+
+def test_held_out_prompts_are_answered_and_scored(make_trainer: Make) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def gold(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        seen.append({"prompts": prompts, "completions": completions, **columns})
+        return [2.0, 3.0, 7.0]
+
+    trainer = make_trainer(score=length, parts={"eval_dataset": HELD_OUT, "gold_func": gold})
+    metrics = trainer.evaluate()
+    assert metrics["eval/gold"] == 4.0
+    assert metrics["eval/n"] == 3
+    (call,) = seen
+    assert call["prompts"] == ["z a", "q", "w x y"]
+    assert call["tag"] == [1, 2, 3]
+    scores = length(call["completions"])
+    assert metrics["eval/score"] == pytest.approx(sum(scores) / 3)
+    # words and, where a response ended by itself, its EOS
+    assert metrics["eval/length"] == pytest.approx(sum(scores) / 3 + metrics["eval/eos_rate"])
+    assert metrics["eval/kl"] == metrics["eval/kl_k3"] == 0.0  # a fresh policy is the reference
+    assert 2.5 < metrics["eval/entropy"] < 4.5  # near the 3.37 nats of 29 equal words
+    assert [row["prompt"] for row in trainer.samples] == call["prompts"]
+    assert [row["response"] for row in trainer.samples] == call["completions"]
+
+
+def test_evaluating_repeats_itself_and_disturbs_nothing(
+    make_trainer: Make, rows_logged: Rows
+) -> None:
+    alone = make_trainer()
+    alone.train()
+    watched = make_trainer(parts={"eval_dataset": HELD_OUT}, eval_updates=1)
+    watched.train()
+    assert rows_logged(watched) == rows_logged(alone)
+    logged = [row for row in watched.state.log_history if "eval/score" in row]
+    assert [row["step"] for row in logged] == [4, 8]
+    assert watched.evaluate() == watched.evaluate()
+    assert {k: v for k, v in logged[-1].items() if k.startswith("eval/")} == watched.evaluate()
+
+
+def test_another_set_can_be_evaluated(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    metrics = trainer.evaluate([{"prompt": "a b"}], metric_key_prefix="test")
+    assert metrics["test/n"] == 1
+    assert all(name.startswith("test/") for name in metrics)
+
+
+def test_callbacks_hear_of_an_evaluation(make_trainer: Make) -> None:
+    heard: list[dict[str, float]] = []
+
+    class Listener(TrainerCallback):
+        def on_evaluate(self, *_: Any, metrics: dict[str, float], **__: Any) -> None:
+            heard.append(metrics)
+
+    trainer = make_trainer(parts={"eval_dataset": HELD_OUT, "callbacks": [Listener()]})
+    metrics = trainer.evaluate()
+    assert heard == [metrics]
+
+
+def test_the_checkpoint_best_by_gold_is_kept_and_loaded(make_trainer: Make, tmp_path: Path) -> None:
+    # Gold says 1, 5, 2 after the three updates, while the score it trains on says nothing of it.
+    verdicts = iter([1.0, 5.0, 2.0])
+
+    def gold(prompts: list[str], **_: Any) -> list[float]:
+        return [next(verdicts)] * len(prompts)
+
+    trainer = make_trainer(
+        total_episodes=24,
+        eval_updates=1,
+        save_strategy="best",
+        metric_for_best_model="gold",
+        greater_is_better=True,
+        load_best_model_at_end=True,
+        save_total_limit=1,
+        parts={"eval_dataset": HELD_OUT, "gold_func": gold},
+    )
+    trainer.train()
+    assert trainer.state.best_metric == 5.0
+    assert trainer.state.best_global_step == 8
+    best = tmp_path / "out" / "checkpoint-8"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-8"]
+    weights = load_file(best / "adapter_model.safetensors")
+    assert all(
+        torch.equal(w, weights[k]) for k, w in trainer.shared.adapter_state("policy").items()
+    )

@@ -1,0 +1,127 @@
+"""Killed and resumed = never killed (docs/ppo.md items 10, 23), to the bit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from align.ppo.trainer import PPOTrainer
+
+Make = Callable[..., PPOTrainer]
+Rows = Callable[[PPOTrainer], list[dict[str, float]]]
+SETTINGS = {
+    "total_episodes": 32, "checkpoint_updates": 1, "kl_target": 0.05, "kl_horizon": 100,
+    "critic_learning_rate": 3e-2,
+}  # fmt: skip
+"""Four updates of four optimizer steps; beta moves, the critic has a rate of its own."""
+HELD_OUT = [{"prompt": "z a"}, {"prompt": "q"}]
+
+
+class Killed(Exception):
+    """Stands for a power cut."""
+
+
+class Kill(TrainerCallback):
+    """Raises after one optimizer step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise Killed
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """All files that a checkpoint consists of, without transformers' own bookkeeping."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".safetensors", ".json") and path.name != "trainer_state.json"
+    }
+
+
+def assert_same_tensors(one: Any, other: Any) -> None:
+    """Nested states with equal bits."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for key in one:
+            assert_same_tensors(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same_tensors(a, b)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("step", [5, 12])
+def test_a_killed_run_ends_with_the_bits_of_one_never_killed(
+    make_trainer: Make, rows_logged: Rows, tmp_path: Path, step: int
+) -> None:
+    # Killed inside the second update, and right at the end of the third before its checkpoint.
+    whole = make_trainer(output_dir=str(tmp_path / "whole"), **SETTINGS)
+    whole.train()
+    arguments = SETTINGS | {"output_dir": str(tmp_path / "killed")}
+    killed = make_trainer(parts={"callbacks": [Kill(step)]}, **arguments)
+    with pytest.raises(Killed):
+        killed.train()
+    last = max((tmp_path / "killed").iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    assert last.name == {5: "checkpoint-4", 12: "checkpoint-8"}[step]
+    resumed = make_trainer(**arguments)
+    resumed.train(resume_from_checkpoint=str(last))
+
+    expected, found = tmp_path / "whole/checkpoint-16", tmp_path / "killed/checkpoint-16"
+    assert outputs(found) == outputs(expected)
+    assert {"adapter_model.safetensors", "critic/head.safetensors", "ppo_state.json"} <= set(
+        outputs(found)
+    )
+    for name in ("optimizer.pt", "scheduler.pt"):
+        assert_same_tensors(torch.load(found / name), torch.load(expected / name))
+    assert rows_logged(resumed) == rows_logged(whole)
+    assert resumed.kl_controller.beta == whole.kl_controller.beta
+    assert len({row["kl/beta"] for row in rows_logged(whole)}) == 4
+    assert resumed.samples == whole.samples
+
+
+def test_a_finished_run_resumes_to_its_end(make_trainer: Make, tmp_path: Path) -> None:
+    # Killed between the last checkpoint and the stage's outputs: nothing is trained again.
+    parts = {"eval_dataset": HELD_OUT}
+    whole = make_trainer(parts=parts, **SETTINGS)
+    whole.train()
+    again = make_trainer(parts=parts, **SETTINGS)
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-16"))
+    for part in ("policy", "critic"):
+        one, other = whole.shared.adapter_state(part), again.shared.adapter_state(part)
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert again.evaluate() == whole.evaluate()
+    assert again.samples == whole.samples
+
+
+def test_the_coefficient_is_in_the_checkpoint(make_trainer: Make, tmp_path: Path) -> None:
+    # Item 10: every bit of it.
+    trainer = make_trainer(**SETTINGS)
+    trainer.train()
+    saved = json.loads((tmp_path / "out" / "checkpoint-16" / "ppo_state.json").read_text())
+    assert saved == {"beta": trainer.kl_controller.beta}
+    assert trainer.kl_controller.beta != 0.05
+
+
+def test_a_seed_fixes_a_run_and_another_seed_gives_another(
+    make_trainer: Make, rows_logged: Rows
+) -> None:
+    rows = []
+    for seed in (1, 1, 2):
+        trainer = make_trainer(seed=seed)
+        trainer.train()
+        rows.append(rows_logged(trainer))
+        torch.rand(3)  # the global stream plays no part
+    assert rows[0] == rows[1]
+    assert rows[0] != rows[2]
