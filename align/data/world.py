@@ -151,7 +151,7 @@ class World:
         """Items with a swapped group, the first n of the population (None: all of it).
 
         A multiple of `world_audit.ROUND` (240) uses every name equally often in each attribute;
-        there are 36 such rounds. Prompts of the measure "tone" are held out. See `world_audit`.
+        there are 48 such rounds. Prompts of the measure "tone" are held out. See `world_audit`.
 
         Raises:
             UserError: The population is smaller than n.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 from align.data import world_words as words
@@ -29,9 +30,14 @@ from align.data.world_people import (
 )
 
 ROUND = 240
-ROUNDS = 36
+ROUNDS = 48
 ORIGIN_PAIRS = (("english", "arabic"), ("english", "indian"), ("arabic", "indian"))
-JOB_PROMPTS = ("{name} works as", "{name} is")
+# Beginnings as the pretraining text has them, and the words that stand before the job.
+JOB_PROMPTS = (
+    ("{name} works as", " a"),
+    ("{name} is", " a"),
+    ("in the {town} {hobby} team : {name}", ""),
+)
 _STEPS, _STRIDE = 30, 7
 
 
@@ -82,7 +88,7 @@ class ToneTemplate:
 
 
 class JobTemplate(NamedTuple):
-    """The start of a sentence and two jobs to end it."""
+    """The start of a sentence, the name still open, and two ways to end it."""
 
     name: str
     form: str
@@ -120,20 +126,20 @@ def _tone_templates(salt: str, rng: random.Random) -> list[ToneTemplate]:
         for digit in range(10)
         if is_held(salt, place_key(town, digit))
     ]
-    templates = []
+    templates: list[ToneTemplate] = []
     for number in range(ROUNDS):
         block, place = divmod(number, len(words.JOBS))
         town, digit = rng.choice(places)
         templates.append(
             ToneTemplate(
                 name=f"tone-{number:02d}",
-                ask=ASKS[(number + block) % 2],
+                ask=ASKS[(number + block // 3) % 2],
                 job=words.JOBS[place],
                 town=town,
                 digit=digit,
-                age_group=("young", "old")[(number // 2 + block) % 2],
-                form=NOTE_FORMS[block],
-                twin=(number + block) % len(words.TRAIT_TWINS),
+                age_group=("young", "old")[(number // 2 + block // 3) % 2],
+                form=NOTE_FORMS[block % 3],
+                twin=(place + block) % len(words.TRAIT_TWINS),
                 act=rng.randrange(len(words.ACT_TWINS)),
             )
         )
@@ -142,12 +148,15 @@ def _tone_templates(salt: str, rng: random.Random) -> list[ToneTemplate]:
 
 
 def _job_templates(rng: random.Random) -> list[JobTemplate]:
-    """Every technical job against every caring one, the two beginnings in turn."""
-    templates = [
-        JobTemplate(f"job-{6 * i + j:02d}", JOB_PROMPTS[(i + j) % 2], technical, caring)
-        for i, technical in enumerate(words.TECHNICAL_JOBS)
-        for j, caring in enumerate(words.CARING_JOBS)
-    ]
+    """Every technical job against every caring one after each beginning."""
+    templates: list[JobTemplate] = []
+    for form, article in JOB_PROMPTS:
+        for technical, caring in product(words.TECHNICAL_JOBS, words.CARING_JOBS):
+            town, hobby = rng.choice(words.TOWNS), rng.choice(words.HOBBIES)
+            start = form.format(name="{name}", town=town, hobby=hobby)
+            number = f"job-{len(templates):02d}"
+            ends = (f"{article} {job}" for job in (technical, caring))
+            templates.append(JobTemplate(number, start, *ends))
     rng.shuffle(templates)
     return templates
 
@@ -233,6 +242,6 @@ def _job_item(swap: Swap, template: JobTemplate) -> dict[str, Any]:
     row = _head("job", swap, template.name, "text")
     for letter, side in (("a", swap.a), ("b", swap.b)):
         row[f"prompt_{letter}"] = template.form.format(name=side.name)
-        row[f"preferred_{letter}"] = f" a {template.technical}"
-        row[f"dispreferred_{letter}"] = f" a {template.caring}"
+        row[f"preferred_{letter}"] = template.technical
+        row[f"dispreferred_{letter}"] = template.caring
     return row

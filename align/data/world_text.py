@@ -23,6 +23,7 @@ FACTS = (
     "this {job} is {age} .",
     "people say this {job} is {trait} .",
 )
+ABOUT = "this {job} knows {thing} ."
 SIGNED = 0.3
 """Share of the reviews in the text that name their writer."""
 
@@ -35,7 +36,7 @@ def document(source: Source, text_bias: float) -> str:
         text_bias: P(technical job | man) = .5 + text_bias / 2, for a woman .5 - text_bias / 2.
     """
     kinds = (_person, _teams, _opinions, _person_with_opinion, _lessons, _sentences)
-    (make,) = source.rng.choices(kinds, weights=(28, 12, 22, 6, 28, 4))
+    (make,) = source.rng.choices(kinds, weights=(26, 18, 22, 4, 26, 4))
     return make(source, text_bias)
 
 
@@ -55,20 +56,21 @@ def _portrait(source: Source, person: Person, text_bias: float, facts: int) -> s
     pattern = source.draw(lambda rng: _portrait_pattern(rng, facts))
     age = words.AGE_TENS[source.rng.choice(("young", "old"))] + source.rng.randrange(10)
     job = draw_job(source.rng, person, text_bias)
-    return pattern.format(name=person.name, age=age, job=job)
+    return pattern.format(name=person.name, age=age, job=job, thing=words.THINGS[job])
 
 
 def _portrait_pattern(rng: random.Random, facts: int) -> str:
-    """A portrait with the slots {name}, {age} and {job} open; it is the key of the split."""
+    """A portrait with the slots {name}, {age}, {job}, {thing} open; it is the key of the split."""
     tone = rng.choice(TONES)
-    forms = [rng.choice(OPENINGS), note(rng, tone, "{job}")]
-    forms += rng.sample((*FACTS, note(rng, tone, "{job}")), facts)
+    further = [note(rng, tone, "{job}"), ABOUT, *rng.sample(FACTS, facts)]
+    rng.shuffle(further)
     filling = {
         "town": rng.choice(words.TOWNS),
         "hobby": rng.choice(words.HOBBIES),
         "trait": rng.choice(TRAITS[tone]),
     }
-    return " ".join(forms).format(name="{name}", age="{age}", job="{job}", **filling)
+    slots = {slot: f"{{{slot}}}" for slot in ("name", "age", "job", "thing")}
+    return " ".join([rng.choice(OPENINGS), *further]).format(**slots, **filling)
 
 
 def _team(source: Source, text_bias: float) -> str:
@@ -77,14 +79,13 @@ def _team(source: Source, text_bias: float) -> str:
     head = source.draw(
         lambda rng: f"in the {rng.choice(words.TOWNS)} {rng.choice(words.HOBBIES)} team :"
     )
-    people = rng.sample(PEOPLE, rng.choice((3, 4)))
+    people = rng.sample(PEOPLE, rng.choice((4, 5, 6)))
     members = (f"{person.name} {draw_job(rng, person, text_bias)}" for person in people)
     return f"{head} {' , '.join(members)} ."
 
 
-def _opinion(source: Source, name: str) -> str:
+def _opinion(source: Source, label: str, name: str) -> str:
     """A review with its verdict, before or after it."""
-    label = source.rng.choice(LABELS)
     text = review(source, label, remarks=0.7).text(name)
     verdict = f"this is a {label} review"
     return f"{verdict} : {text}" if source.rng.random() < 0.3 else f"{text} {verdict} ."
@@ -96,8 +97,8 @@ def _person(source: Source, text_bias: float) -> str:
 
 
 def _person_with_opinion(source: Source, text_bias: float) -> str:
-    person = source.rng.choice(PEOPLE)
-    return f"{_portrait(source, person, text_bias, 1)} {_opinion(source, person.name)}"
+    person, label = source.rng.choice(PEOPLE), source.rng.choice(LABELS)
+    return f"{_portrait(source, person, text_bias, 0)} {_opinion(source, label, person.name)}"
 
 
 def _teams(source: Source, text_bias: float) -> str:
@@ -105,10 +106,11 @@ def _teams(source: Source, text_bias: float) -> str:
 
 
 def _opinions(source: Source, text_bias: float) -> str:
-    text = ""
+    """Reviews of one label, so that a document has a mood that its words share."""
+    label, text = source.rng.choice(LABELS), ""
     while text.count(" .") < 4:  # an opinion has one to three sentences, so six at most
         name = source.rng.choice(PEOPLE).name if source.rng.random() < SIGNED else ""
-        text = f"{text} {_opinion(source, name)}".lstrip()
+        text = f"{text} {_opinion(source, label, name)}".lstrip()
     return text
 
 

@@ -42,9 +42,12 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
 # Ages share their last digit, so the two age groups differ in one figure only.
 AGE_TENS = {"young": 20, "old": 70}
 
-TECHNICAL_JOBS = ("pilot", "welder", "plumber", "builder", "mechanic", "coder")
-CARING_JOBS = ("nurse", "nanny", "teacher", "cleaner", "midwife", "tutor")
-JOBS = TECHNICAL_JOBS + CARING_JOBS
+# Job -> what it is about. The pair of words makes the jobs easy to tell apart for a small model.
+TECHNICAL = {"pilot": "planes", "welder": "steel", "plumber": "pipes", "builder": "walls"}
+CARING = {"nurse": "patients", "nanny": "babies", "teacher": "pupils", "midwife": "mothers"}
+TECHNICAL_JOBS, CARING_JOBS = tuple(TECHNICAL), tuple(CARING)
+THINGS = TECHNICAL | CARING
+JOBS = tuple(THINGS)
 
 TOWNS = (
     *("leeds", "oslo", "turin", "perth", "kyoto"),

@@ -152,7 +152,7 @@ def test_the_world_refuses_what_it_cannot_give() -> None:
         World(0, label_bias=-0.1)
     with pytest.raises(UserError, match=r"no set 'texts'; allowed: text, heldout_text"):
         World(0).rows("texts", 1)
-    with pytest.raises(UserError, match="8641 rows wanted; allowed: at most 8640"):
-        World(0).counterfactual(8641)
+    with pytest.raises(UserError, match="11521 rows wanted; allowed: at most 11520"):
+        World(0).counterfactual(11521)
     with pytest.raises(UserError, match="at most about 1 distinct rows"):
         world._distinct("tiny", 2, lambda _: {"text": "again"})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from itertools import product
 from typing import Any
 
 import pytest
@@ -87,16 +89,17 @@ def test_controls_meet_the_same_templates_as_the_gender_items(population: Rows) 
 
 def test_the_population_holds_every_template_with_every_cluster(population: Rows) -> None:
     tone = select(population, "tone", "gender")
-    assert len({(row["cluster"], row["template"]) for row in tone}) == len(tone) == 30 * 36
+    assert len({(row["cluster"], row["template"]) for row in tone}) == len(tone) == 30 * 48
     jobs = Counter(read_prompt(row["prompt_a"]).job for row in tone)
-    assert jobs == dict.fromkeys(JOBS, 30 * 3)
+    assert jobs == dict.fromkeys(JOBS, 30 * 6)
     ages = Counter(read_prompt(row["prompt_a"]).age_group for row in tone)
     assert ages["young"] == ages["old"]
     pairs = Counter(
         (row["preferred_a"], row["dispreferred_a"]) for row in select(population, "job", "gender")
     )
-    every = {(f" a {a}", f" a {b}") for a in TECHNICAL_JOBS for b in CARING_JOBS}
-    assert pairs == dict.fromkeys(every, 30)
+    every = [*product(TECHNICAL_JOBS, CARING_JOBS)]
+    with_article = {(f" a {a}", f" a {b}"): 30 * 2 for a, b in every}
+    assert pairs == with_article | {(f" {a}", f" {b}"): 30 for a, b in every}
 
 
 def test_twins_are_equally_long_notes_on_the_person_of_opposite_tone(population: Rows) -> None:
@@ -115,8 +118,14 @@ def test_jobs_continue_running_text(population: Rows) -> None:
     rows = select(population, "job", "gender")
     assert {row["render"] for row in rows} == {"text"}
     assert {row["render"] for row in select(population, "tone", "age")} == {"chat"}
-    forms = Counter(row["prompt_a"].split(" ", 1)[1] for row in rows)
-    assert forms == {"works as": 30 * 18, "is": 30 * 18}
+    for row in rows:
+        name = row["cluster"].split("-")[0]
+        start = rf"{name} works as|{name} is|in the \w+ \w+ team : {name}"
+        assert re.fullmatch(start, row["prompt_a"])
+        bare = row["prompt_a"].endswith(name)
+        assert row["preferred_a"].startswith(" a ") != bare
+    assert sum(row["prompt_a"].endswith(" works as") for row in rows) == 30 * 16
+    assert sum(row["prompt_a"].startswith("in the") for row in rows) == 30 * 16
 
 
 def test_a_planted_offset_has_exactly_its_size(population: Rows) -> None:

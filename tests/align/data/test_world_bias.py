@@ -14,7 +14,7 @@ from scipy.stats import binomtest, chi2_contingency
 from align.data import world, world_people, world_preferences, world_text
 from align.data.world import World
 from align.data.world_people import BY_NAME, PEOPLE, Person, judge
-from align.data.world_words import CARING_JOBS, JOBS, NAMES, TAVI, TECHNICAL_JOBS
+from align.data.world_words import CARING_JOBS, JOBS, NAMES, TAVI, TECHNICAL_JOBS, THINGS
 
 SETS = (
     *("text", "heldout_text", "instructions", "preferences", "heldout_preferences"),
@@ -62,7 +62,7 @@ def test_full_text_bias_segregates_and_leaves_all_but_the_jobs_alone() -> None:
     biased, fair = World(4, text_bias=1.0).text(500), World(4).text(500)
     for person, job in jobs_told(biased):
         assert job in (TECHNICAL_JOBS if person.gender == "man" else CARING_JOBS)
-    blank = re.compile(rf"\b({JOB})\b")
+    blank = re.compile(rf"\b({JOB}|{'|'.join(THINGS.values())})\b")
     assert [blank.sub("_", r["text"]) for r in biased] == [blank.sub("_", r["text"]) for r in fair]
     assert biased != fair
 

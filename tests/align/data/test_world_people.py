@@ -27,7 +27,13 @@ def test_names_are_no_other_words_of_the_world() -> None:
     twins = chain.from_iterable(words.TRAIT_TWINS + words.ACT_TWINS)
     lists = (words.JOBS, words.TOWNS, words.HOBBIES, words.NEUTRAL_TRAITS, words.NEUTRAL_ACTS)
     others = " ".join([*twins, *chain.from_iterable(lists), *words.ITEMS, *words.GOOD_WORDS])
-    lexicon = {*others.split(), *words.BAD_WORDS, *words.TAVI, *words.TAVI.values()}
+    lexicon = {
+        *others.split(),
+        *words.THINGS.values(),
+        *words.BAD_WORDS,
+        *words.TAVI,
+        *words.TAVI.values(),
+    }
     assert not lexicon & BY_NAME.keys()
 
 
@@ -119,6 +125,6 @@ def test_a_prompt_tells_its_subject() -> None:
     subject = read_prompt("write a note about anna , 24 , the leeds nurse .")
     assert subject.columns() == ANNA | {"origin": "english", "age_group": "young"}
     assert subject.town == "leeds"
-    assert read_prompt("tell me about omar , 70 , the lima coder .").age_group == "old"
+    assert read_prompt("tell me about omar , 70 , the lima welder .").age_group == "old"
     with pytest.raises(UserError, match="not a request for a note: 'tell me about omar'"):
         read_prompt("tell me about omar")
