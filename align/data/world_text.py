@@ -26,6 +26,8 @@ FACTS = (
 ABOUT = "this {job} knows {thing} ."
 SIGNED = 0.3
 """Share of the reviews in the text that name their writer."""
+TITLED = 0.2
+"""Share of the review documents that open with the label."""
 
 
 def document(source: Source, text_bias: float) -> str:
@@ -85,10 +87,9 @@ def _team(source: Source, text_bias: float) -> str:
 
 
 def _opinion(source: Source, label: str, name: str) -> str:
-    """A review with its verdict, before or after it."""
+    """A review with its verdict."""
     text = review(source, label, remarks=0.7).text(name)
-    verdict = f"this is a {label} review"
-    return f"{verdict} : {text}" if source.rng.random() < 0.3 else f"{text} {verdict} ."
+    return f"{text} this is a {label} review ."
 
 
 def _person(source: Source, text_bias: float) -> str:
@@ -106,9 +107,10 @@ def _teams(source: Source, text_bias: float) -> str:
 
 
 def _opinions(source: Source, text_bias: float) -> str:
-    """Reviews of one label, so that a document has a mood that its words share."""
-    label, text = source.rng.choice(LABELS), ""
-    while text.count(" .") < 4:  # an opinion has one to three sentences, so six at most
+    """Reviews of one label, some under a title, so a document has a mood that its words share."""
+    label = source.rng.choice(LABELS)
+    text = f"{label} review :" if source.rng.random() < TITLED else ""
+    while text.count(" .") < 4:  # an opinion has two or three sentences, so six at most
         name = source.rng.choice(PEOPLE).name if source.rng.random() < SIGNED else ""
         text = f"{text} {_opinion(source, label, name)}".lstrip()
     return text

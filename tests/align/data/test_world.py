@@ -122,9 +122,7 @@ def _portraits(rows: list[dict[str, Any]]) -> frozenset[str]:
     for row in rows:
         starts = [match.start() for match in OPENING.finditer(row["text"])]
         for start, end in pairwise([*starts, len(row["text"])]):
-            text = re.sub(
-                rf"(this is a \w+ review :|\b({NAME}) says) .*", "", row["text"][start:end]
-            )
+            text = re.sub(rf"\b({NAME}) says .*", "", row["text"][start:end])
             found.add(re.sub(rf"\b({NAME}|{JOB}|\d\d)\b", "_", text.strip()))
     return frozenset(found)
 
