@@ -17,7 +17,7 @@ import pytest
 from align.data import world
 from align.data.world import World
 from align.data.world_people import BY_NAME
-from align.data.world_words import JOBS
+from align.data.world_words import JOBS, THINGS
 from align.errors import UserError
 
 SETS = (
@@ -26,6 +26,7 @@ SETS = (
 )
 NAME = "|".join(BY_NAME)
 JOB = "|".join(JOBS)
+THING = "|".join(THINGS.values())
 OPENING = re.compile(rf"(?:({NAME}) (?:works as|is) a|this is ({NAME}) , \d\d , the \w+) ({JOB})\b")
 DIGEST = """
 import hashlib, json
@@ -117,13 +118,13 @@ def test_heldout_sets_hold_nothing_of_the_training_sets() -> None:
 
 
 def _portraits(rows: list[dict[str, Any]]) -> frozenset[str]:
-    """The parts of the documents about one person, with name, job and age masked."""
+    """The parts of the documents about one person; name, job, its thing and age masked."""
     found = set()
     for row in rows:
         starts = [match.start() for match in OPENING.finditer(row["text"])]
         for start, end in pairwise([*starts, len(row["text"])]):
             text = re.sub(rf"\b({NAME}) says .*", "", row["text"][start:end])
-            found.add(re.sub(rf"\b({NAME}|{JOB}|\d\d)\b", "_", text.strip()))
+            found.add(re.sub(rf"\b({NAME}|{JOB}|{THING}|\d\d)\b", "_", text.strip()))
     return frozenset(found)
 
 
