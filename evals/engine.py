@@ -108,7 +108,8 @@ class Engine:
     def rolling(self, texts: Sequence[str]) -> LogLikelihoods:
         """Log-likelihood of whole documents in disjoint windows of the model's length.
 
-        The first token is predicted from BOS, else EOS. An empty document is NaN.
+        The first token is predicted from one BOS, else EOS (lm-evaluation-harness puts two where
+        the tokenizer adds its own). An empty document is NaN.
         """
         requests: list[Request] = []
         owners: list[int] = []

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from align.artifacts import StageJob, path_hash
+from align.artifacts import StageJob, code_hash, path_hash
 from align.config import RunConfig
 from align.data.sources import load_rows
 from align.data.splits import find_overlap, split_holdout
@@ -60,6 +60,8 @@ def overlap_key(config: RunConfig, job: StageJob, entries: Mapping[str, Entry]) 
         "seed": config.seed,
         "holdout": config.data.holdout,
         "items": {name: entry.items for name, entry in entries.items()},
+        "prompts": {name: entry.settings.get("prompt") for name, entry in entries.items()},
+        "code": code_hash(("align.data", "evals.overlap", "evals.tasks", "evals.bias")),
     }
 
 

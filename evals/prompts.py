@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align.data.encoding import decode_response, encode_prompt, render_prompt
+from align.data.encoding import decode_response, encode_prompt
 from align.errors import UserError
 from evals.metrics import mean_metric, ratio, value_rows
 from evals.stats import Array
@@ -111,7 +111,7 @@ class PromptsTask:
         lengths = [len(r.ids) - int(r.finished) for r in drawn]
         columns = {name: self._score(name, used, answers) for name in self.scores}
         columns |= {"length": np.array(lengths, float), "finished": np.array(finished, float)}
-        prompts = [render_prompt(engine.tokenizer, row["prompt"]) for row in used]
+        prompts = self.texts(used)
         return TaskResult(
             ids=tuple(ids[place] for place in places),
             stats={name: value_rows(values) for name, values in columns.items()},
@@ -154,5 +154,9 @@ class PromptsTask:
 
 
 def _plain(prompt: str | Sequence[Mapping[str, Any]]) -> str:
-    """A prompt's text without template."""
-    return prompt if isinstance(prompt, str) else "\n".join(str(m["content"]) for m in prompt)
+    """A prompt for readers: one question as it is, a dialogue with its roles, a line a turn."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return str(prompt[0]["content"])
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)

@@ -122,6 +122,7 @@ def _evaluate_stage(
         engine = _load_engine(run, stage)
         probe = _probe(engine)
         _check_changed(stage, probe, probes)
+        engine.progress = run.job.progress
         write_json_atomic(folder / "probe.json", {"key": model, "value": probe})
         for name, entry in run.entries.items():
             if found[name] is None:
@@ -144,12 +145,11 @@ def _load_engine(run: _Run, stage: str) -> Engine:
     assert section is not None
     device = pick_device(run.config.device)
     loaded = load_model(run.job.inputs[stage], device=device)
-    return Engine(loaded.model, loaded.tokenizer, section.batch_tokens, run.job.progress)
+    return Engine(loaded.model, loaded.tokenizer, section.batch_tokens)
 
 
 def _probe(engine: Engine) -> list[float]:
     """Log-likelihoods of a few fixed token sequences: equal for equal models only."""
-    engine.label = "probe"
     size = engine.model.config.get_text_config().vocab_size
     shape = (_PROBE_ROWS, min(_PROBE_TOKENS, engine.max_length))
     ids = np.random.default_rng(0).integers(0, size, size=shape).tolist()

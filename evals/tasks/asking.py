@@ -50,10 +50,20 @@ class Question:
         Raises:
             UserError: The row lacks a column.
         """
+        return self.template.format(**self._values(row, number))
+
+    def content(self, row: Row, number: int) -> str:
+        """The row's own text in the question, without the template's.
+
+        Raises:
+            UserError: The row lacks a column.
+        """
+        return " ".join(str(value) for value in self._values(row, number).values())
+
+    def _values(self, row: Row, number: int) -> dict[str, Any]:
+        """Value of each placeholder."""
         names = [name for _, name, _, _ in string.Formatter().parse(self.template) if name]
-        return self.template.format(
-            **{name: column(row, name, self.task, number) for name in names}
-        )
+        return {name: column(row, name, self.task, number) for name in names}
 
     def request(self, tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Request:
         """Score an answer, without EOS.

@@ -87,8 +87,8 @@ class ClassificationTask:
         return (accuracy_metric(), *f1_metrics(positive=index))
 
     def texts(self, rows: Sequence[Row]) -> list[str]:
-        """The questions."""
-        return [self.question.text(row, number) for number, row in enumerate(rows, start=1)]
+        """What the questions are about, without the template's words."""
+        return [self.question.content(row, number) for number, row in enumerate(rows, start=1)]
 
     def label(self, row: Row, number: int) -> int:
         """The index of a row's label, which stands there as a choice's text or as its index.
@@ -121,7 +121,8 @@ class ClassificationTask:
         """
         require_items(rows, self.name)
         labels = [self.label(row, number) for number, row in enumerate(rows, start=1)]
-        prompts, groups = self.texts(rows), self._groups(rows)
+        prompts = [self.question.text(row, number) for number, row in enumerate(rows, start=1)]
+        groups = self._groups(rows)
         items = [
             [self.question.request(engine.tokenizer, prompt, choice) for choice in self.choices]
             for prompt in prompts

@@ -66,9 +66,9 @@ class TranslationTask:
         return (bleu_metric(), chrf_metric())
 
     def texts(self, rows: Sequence[Row]) -> list[str]:
-        """The questions and their references."""
+        """What the questions are about, and their references."""
         return [
-            f"{self.question.text(row, number)} {self._reference(row, number)}"
+            f"{self.question.content(row, number)} {self._reference(row, number)}"
             for number, row in enumerate(rows, start=1)
         ]
 

@@ -74,3 +74,12 @@ def test_long_prompts_are_missing_as_in_training(scripted: Scripted) -> None:
     assert scripted.asked[0] == 2
     with pytest.raises(UserError, match="task prompts: no item could be scored"):
         PromptsTask(HOW, {}).evaluate(scripted, rows[2:])
+
+
+def test_dialogues_are_shown_with_their_roles(scripted: Scripted) -> None:
+    turns = [("user", "soup ?"), ("assistant", "x"), ("user", "bread ?")]
+    prompt = [{"role": role, "content": text} for role, text in turns]
+    task = PromptsTask(Answering(1.0, 60, 5, 0), {})
+    result = task.evaluate(scripted, [{"prompt": prompt}, ROWS[0]])
+    shown = [sample["prompt"] for sample in result.samples]
+    assert shown == ["user: soup ?\nassistant: x\nuser: bread ?", "soup ?"]

@@ -178,7 +178,7 @@ def test_prompts_are_answered_and_scored_by_every_stage(job: StageJob) -> None:
     assert len(ledger["samples"]) == 4
     for sample in ledger["samples"]:
         assert sample["scores"] == {s: float(len(r)) for s, r in sample["responses"].items()}
-        word = sample["prompt"].removeprefix("<|user|>").split(" ?")[0]
+        word = sample["prompt"].removesuffix(" ?")
         gold = {s: r.count("e") + len(word) / 10 for s, r in sample["responses"].items()}
         assert sample["gold"] == pytest.approx(gold)
     for stage in ledger["stages"]:
@@ -223,6 +223,21 @@ def test_overlap_with_the_training_text_is_found(job: StageJob, data: Path) -> N
     assert (found["text"]["rows"], found["text"]["share"]) == (1, pytest.approx(1 / 3))
     assert found["text"]["examples"][0].startswith("bread sold bread")
     assert found["reviews"]["rows"] == 0
+
+
+def test_the_words_of_a_template_are_no_overlap(job: StageJob, data: Path) -> None:
+    """Training on the same question about other rows is no leak."""
+    question = "one two three four five six seven eight nine"
+    turn = {"role": "user", "content": f"{question} other"}
+    answer = {"role": "assistant", "content": "good"}
+    rows_file(data, "dialogues.jsonl", [{"messages": [turn, answer]}])
+    config = config_of()
+    asked = {"prompt": f"{question} {{text}}"}
+    tasks = config.evals.tasks  # type: ignore[union-attr]
+    changed = tasks | {"reviews": tasks["reviews"].model_copy(update=asked)}
+    evals = config.evals.model_copy(update={"tasks": changed})  # type: ignore[union-attr]
+    run_evals(config.model_copy(update={"evals": evals}), job, vowels)
+    assert find(ledger_of(job)["overlap"], task="reviews")["rows"] == 0
 
 
 def test_finished_tasks_are_not_run_again(job: StageJob) -> None:
