@@ -145,3 +145,17 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextM
                 yield
 
     return killed
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with every micro-batch that any trainer trains on."""
+    made: list[int] = []
+    step = Trainer.training_step
+
+    def count(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        made.append(self.state.global_step)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", count)
+    return made

@@ -190,7 +190,9 @@ class TestSameBytes:
         for name in ("model/model.safetensors", "samples.jsonl"):
             assert (workplace / "a" / name).read_bytes() != (workplace / "b" / name).read_bytes()
 
-    def test_killed_and_run_again(self, train: Train, workplace: Path, kill_at) -> None:
+    def test_killed_and_run_again(
+        self, train: Train, workplace: Path, kill_at, passes: list[int]
+    ) -> None:
         whole = train("whole")
         # before any checkpoint, at one, after one, again, past the first epoch
         for step in (2, 4, 7, 9):
@@ -198,7 +200,9 @@ class TestSameBytes:
                 train("killed")
         steps = sorted(p.name for p in (workplace / "killed" / "checkpoints").iterdir())
         assert steps[-1] == "checkpoint-8"
+        passes.clear()
         again = train("killed")
+        assert passes[0] == 8  # it went on from the checkpoint
         assert folder_hash(workplace / "whole") == folder_hash(workplace / "killed")
         assert whole.metrics == again.metrics
         for key in ("loss", "eval_loss"):
@@ -206,7 +210,12 @@ class TestSameBytes:
 
     @pytest.mark.parametrize("patience", [1, None])
     def test_killed_after_the_last_step(
-        self, train: Train, workplace: Path, monkeypatch, patience: int | None
+        self,
+        train: Train,
+        workplace: Path,
+        monkeypatch,
+        passes: list[int],
+        patience: int | None,
     ) -> None:
         settings = {"learning_rate": 0.5, "warmup": 1.0, "patience": patience}
         whole = train("whole", **settings)
@@ -218,12 +227,14 @@ class TestSameBytes:
             patch.setattr(pretrain, "save_model", killed)
             with pytest.raises(KeyboardInterrupt):
                 train("killed", **settings)
+        passes.clear()
         again = train("killed", **settings)
+        assert passes == []  # nothing was left to train
         assert whole.metrics == again.metrics
         assert folder_hash(workplace / "whole") == folder_hash(workplace / "killed")
 
     def test_a_save_that_was_cut_short_is_not_used(
-        self, train: Train, workplace: Path, monkeypatch
+        self, train: Train, workplace: Path, monkeypatch, passes: list[int]
     ) -> None:
         train("whole")
         save = Trainer._save_optimizer_and_scheduler
@@ -240,7 +251,9 @@ class TestSameBytes:
             with pytest.raises(KeyboardInterrupt):
                 train("killed")
         assert (workplace / "killed/checkpoints/checkpoint-8/model.safetensors").is_file()
+        passes.clear()
         train("killed")
+        assert passes[0] == 4
         assert folder_hash(workplace / "whole") == folder_hash(workplace / "killed")
 
 

@@ -241,12 +241,16 @@ class TestSameBytes:
         name = "adapter/adapter_model.safetensors"
         assert (workplace / "a" / name).read_bytes() != (workplace / "b" / name).read_bytes()
 
-    def test_killed_and_run_again(self, train: Train, workplace: Path, kill_at) -> None:
+    def test_killed_and_run_again(
+        self, train: Train, workplace: Path, kill_at, passes: list[int]
+    ) -> None:
         whole = train("whole")
         for step in (2, 5, 7):
             with kill_at(step):
                 train("killed")
+        passes.clear()
         again = train("killed")
+        assert passes[0] == 6  # it went on from the checkpoint
         assert folder_hash(workplace / "whole") == folder_hash(workplace / "killed")
         assert whole.metrics == again.metrics
 
