@@ -248,6 +248,8 @@ class TestSameBytes:
         for step in (2, 5, 7):
             with kill_at(step):
                 train("killed")
+        names = sorted(path.name for path in (workplace / "killed" / "checkpoints").iterdir())
+        assert names == ["checkpoint-3", "checkpoint-6"]  # and no model card
         passes.clear()
         again = train("killed")
         assert passes[0] == 6  # it went on from the checkpoint
