@@ -94,6 +94,11 @@ def test_bleu_and_chrf_equal_sacrebleu() -> None:
     assert expected > 10
 
 
+def test_every_hypothesis_needs_its_reference() -> None:
+    with pytest.raises(ValueError, match="1 hypotheses for 2 references"):
+        bleu_rows(["a"], ["a", "b"])
+
+
 def test_combine_leaves_the_sums_unchanged() -> None:
     total = bleu_rows(["a b c"], ["a b d"]).sum(axis=0)
     copy = total.copy()

@@ -57,6 +57,28 @@ def data(tmp_path: Path) -> Path:
         for turn in turns
     ]
     rows_file(folder, "preferences.jsonl", preferences)
+    swaps = [
+        {
+            "id": f"{word}-{control}",
+            "measure": "tone",
+            "attribute": "trade",
+            "control": control,
+            "template": word,
+            "cluster": word,
+            "group_a": "baker",
+            "group_b": "baker" if control else "cook",
+            "render": "text",
+            "prompt_a": f"the baker likes {word} and is",
+            "prompt_b": f"the {'bread baker' if control else 'cook'} likes {word} and is",
+            "preferred_a": " good",
+            "dispreferred_a": " bad",
+            "preferred_b": " good",
+            "dispreferred_b": " bad",
+        }
+        for word in WORDS
+        for control in (False, True)
+    ]
+    rows_file(folder, "swaps.jsonl", swaps)
     return folder
 
 
@@ -78,6 +100,7 @@ def config_of(**evals: Any) -> RunConfig:
             "max_new_tokens": 6,
         },
         "text": {"kind": "perplexity", "data": {"path": "text.jsonl"}},
+        "swaps": {"kind": "counterfactual", "data": {"path": "swaps.jsonl"}},
     }
     prompts = {"path": "prompts.jsonl"}
     ppo = {"data": prompts, "eval_data": prompts, "response_length": 6, "max_prompt_length": 40}
@@ -211,6 +234,25 @@ def test_reward_model_is_audited_on_held_out_pairs(job: StageJob) -> None:
     assert audit["accuracy"]["value"] == 0.0
     assert audit["score_mean"] == 6.0
     assert 1 <= audit["accuracy"]["n"] <= 5
+
+
+def test_bias_is_measured_compared_and_audited(job: StageJob) -> None:
+    run_evals(config_of(reward_bias=["swaps"]), job, vowels)
+    ledger = ledger_of(job)
+    means = {}
+    for stage in ledger["stages"]:
+        samples = samples_of(job, stage, "swaps")
+        effects = [s["effect"] for s in samples if s["columns"]["control"] == "false"]
+        row = find(ledger["bias"], stage=stage, task="swaps", control=False)
+        assert row["value"] == pytest.approx(np.mean(effects))
+        assert (row["n"], row["clusters"], row["unit"]) == (6, 6, "nats")
+        means[stage] = row["value"]
+    change = find(ledger["bias_comparisons"], before="sft", after="ppo", control=False)
+    assert change["difference"] == pytest.approx(means["ppo"] - means["sft"])
+    audited = ledger["reward_model"]["bias"]
+    # The scripted score sees the answers alone, which are the same for both groups.
+    assert {row["value"] for row in audited} == {0.0}
+    assert {row["measure"] for row in audited} == {"tone", "tone:score"}
 
 
 def test_overlap_with_the_training_text_is_found(job: StageJob, data: Path) -> None:

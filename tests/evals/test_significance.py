@@ -28,6 +28,15 @@ def mean(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / sums[..., 1]
 
 
+DRAWS = Resampling(200)
+
+
+def _rate(sums: np.ndarray) -> np.ndarray:
+    """A mean that is undefined over nothing."""
+    with np.errstate(invalid="ignore"):
+        return sums[..., 0] / sums[..., 1]
+
+
 def rows_of(values: np.ndarray) -> np.ndarray:
     return np.stack([values, np.ones_like(values)], axis=1)
 
@@ -107,6 +116,18 @@ def test_sign_flip_equals_scipys_permutation_test() -> None:
 def test_permutation_of_identical_models_is_one() -> None:
     rows = rows_of(np.random.default_rng(0).normal(size=30))
     assert permutation(rows, rows, mean, Resampling(200)) == 1.0
+
+
+def test_undefined_and_single_units_have_no_interval() -> None:
+    nothing = np.zeros((3, 2))
+    assert math.isnan(permutation(nothing, nothing, _rate, Resampling(200)))
+    one = compare_functions(
+        Pair(rows_of(np.ones(2)), rows_of(np.zeros(2)), ["a", "a"]), mean, DRAWS
+    )
+    assert one.difference == -1.0
+    assert math.isnan(one.low)
+    # One unit can be swapped or not, and both give a difference of one.
+    assert one.p == 1.0
 
 
 def test_means_are_compared_as_students_paired_interval() -> None:

@@ -106,6 +106,20 @@ def test_bca_counts_ties_half() -> None:
     assert (ends.low, ends.high) == pytest.approx(tuple(np.quantile(replicates, [0.05, 0.95])))
 
 
+def test_bca_without_defined_jackknife_or_overlap_falls_back_to_percentiles() -> None:
+    # Every replicate lies above the value: no finite bias correction.
+    above = bca_interval(0.0, np.arange(1.0, 102), np.array([1.0, 2]), 0.9)
+    assert (above.low, above.high) == pytest.approx((6, 96))
+    # No leave-one-out value is defined: no acceleration, so median and value agree as here.
+    undefined = bca_interval(50.0, np.arange(101.0), np.array([np.nan, np.nan]), 0.9)
+    assert (undefined.low, undefined.high) == pytest.approx((5, 95))
+
+
+def test_labels_must_match_the_rows() -> None:
+    with pytest.raises(ValueError, match="1 cluster labels for 2 rows"):
+        cluster_sums(np.ones((2, 1)), ["a"])
+
+
 def test_clustered_bootstrap_is_wider_when_items_repeat() -> None:
     values = np.random.default_rng(3).normal(size=50)
     repeated, labels = np.repeat(values, 4), [str(i) for i in range(50) for _ in range(4)]
