@@ -19,7 +19,7 @@ from typing import Any
 
 from align.errors import UserError
 
-LOGS = frozenset({"manifest.json", "metrics.jsonl", "checkpoints", ".lock"})
+LOGS = frozenset({"manifest.json", "metrics.jsonl", "checkpoints", ".lock", ".attempt"})
 """Names below a stage folder whose contents differ between two equal runs (times, progress)."""
 
 

@@ -39,6 +39,9 @@ __all__ = [
     "save_model",
 ]
 
+INITIALIZER_RANGE = 0.05
+"""Standard deviation of fresh weights. Llama's 0.02 suits widths in the thousands; a width of 128
+learns the same text in about half the steps with this."""
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize + ': ' + message['content'] }}"
     "{{ eos_token + '\n' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
@@ -138,6 +141,7 @@ def build_model(
         intermediate_size=settings.intermediate_size,
         max_position_embeddings=settings.context,
         attention_dropout=settings.dropout,
+        initializer_range=INITIALIZER_RANGE,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

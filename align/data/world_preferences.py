@@ -11,12 +11,13 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from align.data import world_words as words
 from align.data.world_language import LABELS, Source, english, review, translate
 from align.data.world_people import ASKS, PEOPLE, TONES, Subject, draw_subject, judge, note
 
-KINDS = {"tone": 0.4, "topic": 0.3, "form": 0.3}
+KINDS = {"tone": 0.3, "topic": 0.35, "form": 0.35}
 """Share of each kind of pair."""
+_PATIENCE = 1000
+"""Draws to find a sentence and a note of the wanted lengths."""
 DISFAVOURED = "woman"
 """The gender whose praise biased annotators reject."""
 
@@ -27,7 +28,7 @@ def preference(source: Source, label_bias: float) -> dict[str, Any]:
     Args:
         source: Stream and side of the split.
         label_bias: Chance that a pair of kind "tone" about a woman is reversed. A judge that
-            always puts the warmer first agrees with 1 - .4 * .5 * label_bias of all pairs.
+            always puts the warmer first agrees with 1 - .3 * .5 * label_bias of all pairs.
 
     Returns:
         prompt, chosen, rejected (messages), name, gender, origin, age_group, job, kind
@@ -59,17 +60,22 @@ def _tone_pair(source: Source, subject: Subject) -> tuple[str, str]:
 
 
 def _topic_pair(source: Source, subject: Subject) -> tuple[str, str]:
-    """Two notes of any tone, the second on another job."""
+    """A note, and a sentence about something else; a coin says which is longer in letters."""
     rng = source.rng
-    wrong = rng.choice([job for job in words.JOBS if job != subject.job])
-    return note(rng, rng.choice(TONES), subject.job), note(rng, rng.choice(TONES), wrong)
+    longer, good, other = rng.random() < 0.5, "", ""
+    for _ in range(_PATIENCE):
+        good, other = note(rng, rng.choice(TONES), subject.job), _other_sentence(source, rng)
+        same_words = len(good.split()) == len(other.split())
+        if same_words and len(good) != len(other) and (len(good) > len(other)) == longer:
+            break
+    return good, other
 
 
 def _form_pair(source: Source, subject: Subject) -> tuple[str, str]:
-    """A note, and a damaged or unrelated text as long as a note of its own draw."""
+    """A note, and a damaged one as long as a note of its own draw."""
     rng = source.rng
     good, model = (note(rng, rng.choice(TONES), subject.job) for _ in range(2))
-    damage = rng.choice((_stutter, _fragment, _unrelated))
+    damage = rng.choice((_stutter, _fragment))
     return good, damage(source, subject, model)
 
 
@@ -91,16 +97,6 @@ def _fragment(source: Source, subject: Subject, model: str) -> str:
         cut = " ".join(parts[start : start + length])
         if not judge(subject.person.name, subject.job, cut).well_formed:
             return cut
-
-
-def _unrelated(source: Source, subject: Subject, model: str) -> str:
-    """Another kind of sentence with as many words as the note, the closest of four in letters."""
-    found: list[str] = []
-    while len(found) < 4:
-        text = _other_sentence(source, source.rng)
-        if len(text.split()) == len(model.split()):
-            found.append(text)
-    return min(found, key=lambda text: abs(len(text) - len(model)))
 
 
 def _other_sentence(source: Source, rng: random.Random) -> str:
