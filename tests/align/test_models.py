@@ -433,7 +433,85 @@ class TestReference:
             load_model(resolve_reference("someone/no-model-of-this-name"))
 
 
+def interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows of a query or key projection in llama.cpp's order: rotated pairs lie side by side."""
+    rows, columns = weight.shape
+    halves = weight.reshape(heads, 2, rows // heads // 2, columns)
+    return halves.transpose(1, 2).reshape(rows, columns)
+
+
+def write_gguf(model: LlamaForCausalLM, tokenizer, path: Path) -> None:
+    """What llama.cpp's converter writes for a Llama with a byte-level BPE, in float32."""
+    from gguf import GGUFWriter, TokenType
+
+    config, heads = model.config, model.config.num_attention_heads
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    tokens = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    special = {token["content"] for token in content["added_tokens"]}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    kinds = [TokenType.CONTROL if token in special else TokenType.NORMAL for token in tokens]
+    writer.add_token_types(kinds)
+    writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_unk_token_id(tokenizer.unk_token_id)
+    writer.add_pad_token_id(tokenizer.eos_token_id)
+    writer.add_chat_template(tokenizer.chat_template)
+    names = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    trunk = model.model
+    writer.add_tensor("token_embd.weight", trunk.embed_tokens.weight.detach().numpy())
+    writer.add_tensor("output_norm.weight", trunk.norm.weight.detach().numpy())
+    for number, layer in enumerate(trunk.layers):
+        for ours, theirs in names.items():
+            weight = layer.get_submodule(ours).weight.detach()
+            if theirs in ("attn_q", "attn_k"):
+                weight = interleaved(weight, heads)
+            writer.add_tensor(f"blk.{number}.{theirs}.weight", weight.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 class TestGGUF:
+    def test_the_model_in_the_file(
+        self, chatml_tokenizer, tiny_architecture, tmp_path: Path
+    ) -> None:
+        pytest.importorskip("gguf")
+        model = build_model(tiny_architecture, chatml_tokenizer, seed=3).eval()
+        write_gguf(model, chatml_tokenizer, tmp_path / "tiny.gguf")
+        loaded = load_model(base_of(tmp_path / "tiny.gguf"))
+        torch.testing.assert_close(logits(loaded.model), logits(model), rtol=0, atol=1e-5)
+        assert not hasattr(loaded.model.config, "quantization_config")
+        text = "the big cat , 12 boats"
+        ids = loaded.tokenizer(text)["input_ids"]
+        assert ids == chatml_tokenizer(text)["input_ids"]
+        assert loaded.tokenizer.chat_template == chatml_tokenizer.chat_template
+        assert loaded.tokenizer.pad_token == "<|endoftext|>"
+        save_model(loaded.model, loaded.tokenizer, tmp_path / "saved")
+        saved = load_model(base_of(tmp_path / "saved"))
+        assert torch.equal(logits(saved.model), logits(loaded.model))
+
     def test_a_file_is_converted_once(self, tiny_folder, tmp_path: Path, monkeypatch) -> None:
         calls = []
 
@@ -469,10 +547,26 @@ class TestGGUF:
         file = tmp_path / "a.gguf"
         with pytest.raises(UserError, match="no such file"):
             gguf.converted(file)
+        pytest.importorskip("gguf")
         file.write_bytes(b"something else entirely")
         with pytest.raises(UserError, match="cannot read this GGUF file"):
             gguf.converted(file)
         assert [path.name for path in tmp_path.iterdir()] == ["a.gguf"]
+
+    def test_what_stands_in_the_way(self, tmp_path: Path, monkeypatch) -> None:
+        file = tmp_path / "a.gguf"
+        file.touch()
+
+        def refuse(**_: object) -> str:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(gguf.tempfile, "mkdtemp", refuse)
+        monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: True)
+        with pytest.raises(UserError, match=r"cannot write .* \(Permission denied\); copy the"):
+            gguf.converted(file)
+        monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(UserError, match="needs the package gguf; pip install gguf"):
+            gguf.converted(file)
 
 
 class TestPlace:
