@@ -12,6 +12,7 @@ import json
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +182,7 @@ def write_manifest(folder: Path, record: StageRecord, result: StageResult) -> di
             "packages": package_versions(PACKAGES),
             "device": record.device,
             "seconds": round(record.seconds, 2),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "metrics": result.metrics,
         }
     )

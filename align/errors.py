@@ -13,9 +13,7 @@ class UserError(Exception):
         remedy: What to do next.
     """
 
-    def __init__(
-        self, what: str, *, where: str = "", allowed: str = "", remedy: str = ""
-    ) -> None:
+    def __init__(self, what: str, *, where: str = "", allowed: str = "", remedy: str = "") -> None:
         self.what, self.where, self.allowed, self.remedy = what, where, allowed, remedy
         super().__init__(self._line())
 

@@ -100,6 +100,7 @@ def run_pipeline(
         report, verdict = (None, None)
         if until is None and config.evals is not None:
             report, verdict = _report(config, run, bool(ran))
+            _say_changes(run, progress)
     return RunSummary(run, tuple(ran), report, verdict, time.monotonic() - start)
 
 
@@ -245,7 +246,7 @@ def _report(config: RunConfig, run: Path, changed: bool) -> tuple[Path, str]:
     wanted = {
         "report": config_hash(config.report),
         "ledger": path_hash(run / "5-evals" / "ledger.json"),
-        "code": code_hash(("evals.report", "evals.gate")),
+        "code": code_hash(("evals.report", "evals.gate", "evals.evidence")),
     }
     if not changed and page.exists() and stored.exists():
         before = json.loads(stored.read_text(encoding="utf-8"))
@@ -254,6 +255,20 @@ def _report(config: RunConfig, run: Path, changed: bool) -> tuple[Path, str]:
     page, verdict = _write_report(run, config)
     write_json_atomic(stored, {"wanted": wanted, "verdict": verdict})
     return page, verdict
+
+
+def _say_changes(run: Path, progress: Progress) -> None:
+    """The closing table: what changed from stage to stage."""
+    from evals.report import stage_summary
+
+    rows = stage_summary(json.loads((run / "5-evals" / "ledger.json").read_text(encoding="utf-8")))
+    if not rows:
+        return
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(rows[0]))]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        progress.note("  ".join(cells).rstrip())
 
 
 def _write_report(run: Path, config: RunConfig) -> tuple[Path, str]:

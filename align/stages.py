@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from align.artifacts import StageJob, StageResult
 from align.config import RunConfig, SourceConfig
 from align.references import ModelReference, resolve_reference
-
-if TYPE_CHECKING:
-    from align.ppo.scoring import RewardFunction
 
 DATA_CODE = ("align.data", "align.models", "align.adapters", "align.tokenizer", "align.gguf")
 TRAIN_CODE = (*DATA_CODE, "align.training", "align.callbacks")
@@ -97,7 +94,7 @@ def run_evals(config: RunConfig, job: StageJob) -> StageResult:
     return evaluate(config, job, gold_function(config, job))
 
 
-def gold_function(config: RunConfig, job: StageJob) -> RewardFunction | None:
+def gold_function(config: RunConfig, job: StageJob) -> Callable[..., list[float]] | None:
     """The world's unbiased rule as a reward function; None where prompts are not the world's."""
     world: Any = job.data.world
     if world is None or config.ppo is None or config.ppo.data.world is None:
@@ -124,7 +121,7 @@ STAGES = (
         "ppo",
         "4-ppo",
         run_ppo,
-        (*DATA_CODE, "align.ppo", "align.shared", "align.generation", "reward.model"),
+        (*DATA_CODE, "align.ppo", "align.shared", "align.generation", "reward"),
         {"policy": "sft", "reward": "reward"},
     ),
     Stage(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import PrinterCallback
+
 from align.artifacts import MetricsLog, StageJob, StageResult, write_json_atomic, write_rows_atomic
 from align.callbacks import StageCallback, last_complete_checkpoint
 from align.config import PPOStageConfig, RunConfig
@@ -86,6 +88,7 @@ def train_ppo(config: RunConfig, job: StageJob, parts: PPOParts) -> StageResult:
         callbacks=[StageCallback("4-ppo", job.progress, log, SHOWN)],
         gold_func=parts.gold,
     )
+    trainer.remove_callback(PrinterCallback)
     if trainer.prompts.dropped:
         job.progress.note(f"left out {trainer.prompts.dropped} prompts that are too long")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
