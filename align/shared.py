@@ -110,8 +110,6 @@ class SharedBase(nn.Module):
         self._layers = [m for m in self._causal.modules() if isinstance(m, BaseTunerLayer)]
         if folder is not None:
             self._load_weights(name, folder)
-        for parameter in self.adapter_parameters(name):
-            parameter.data = parameter.data.float()
         if trainable:
             self._trainable[name] = self.adapter_parameters(name)
         self._pin_gradients()

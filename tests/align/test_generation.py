@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from align.generation import Response, Sampling, generate, pad_left
 
@@ -91,6 +91,20 @@ def test_greedy_responses_equal_a_loop_without_cache_or_padding(stops: set[int])
     found = generate(model, PROMPTS, sampling(12, stops, 0))
     for prompt, response in zip(PROMPTS, found, strict=True):
         assert_same(response, greedy_by_hand(model, prompt, 12, stops))
+
+
+def test_greedy_responses_of_a_model_with_learned_positions() -> None:
+    # Item 1: GPT-2 adds a vector for each position, so that a shift by padding would show.
+    shape = {"vocab_size": V, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(GPT2Config(**shape)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data *= 10
+    found = generate(model, PROMPTS, sampling(8, {2, 4, 6, 7}, 0))
+    for prompt, response in zip(PROMPTS, found, strict=True):
+        assert_same(response, greedy_by_hand(model, prompt, 8, {2, 4, 6, 7}))
 
 
 def test_greedy_responses_do_not_depend_on_the_batch() -> None:

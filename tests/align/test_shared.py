@@ -11,6 +11,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     GraniteConfig,
@@ -103,6 +105,19 @@ def test_padding_and_batch_size_change_nothing(name: str | None) -> None:
             assert bool(torch.isfinite(together).all())
             for i, one in enumerate(alone):
                 torch.testing.assert_close(together[i][mask[i].bool()], one, atol=1e-5, rtol=1e-5)
+
+
+def test_learned_positions_do_not_count_padding() -> None:
+    # Item 1, where a shift shows: GPT-2 adds a vector for each position, Llama only turns.
+    shape = {"vocab_size": V, "n_embd": H, "n_layer": 2, "n_head": 2, "n_positions": 16}
+    shared = SharedBase(GPT2LMHeadModel(GPT2Config(**shape)).eval())
+    alone = logits(shared, None, IDS[:1, :4], ALL[:1, :4])
+    for side in ("left", "right"):
+        space = (5, 0) if side == "left" else (0, 5)
+        ids = nn.functional.pad(IDS[:1, :4], space, value=2)
+        mask = nn.functional.pad(ALL[:1, :4], space)
+        padded = logits(shared, None, ids, mask)[0][mask[0].bool()]
+        torch.testing.assert_close(padded, alone[0], atol=1e-5, rtol=1e-5)
 
 
 def test_hidden_and_logits_are_those_of_the_model_itself() -> None:
