@@ -215,7 +215,19 @@ def _references(config: RunConfig, run: Path, stage: Stage) -> dict[str, ModelRe
 
 
 def _check_data(config: RunConfig, stages: list[Stage], data: DataContext) -> None:
-    """Read every local source of the stages to come once, before hours go into training."""
+    """Read every local source of the stages to come once, before hours go into training.
+
+    Further arguments of PPO and the tasks' templates are checked here too, for the same reason.
+    """
+    if config.ppo is not None and config.ppo.trainer:
+        from align.ppo.stage import check_ppo
+
+        check_ppo(config.ppo)
+    if config.evals is not None:
+        from evals.tasks import build_task
+
+        for name, settings in config.evals.tasks.items():
+            build_task(name, settings)
     seen: set[tuple[str, str]] = set()
     for stage in stages:
         for source, kind in sources(config, stage.name).values():

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -172,14 +171,15 @@ def test_runs_without_hub_ids_are_offline_and_nobody_calls_home(
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "0"  # the user's word stands
 
 
-def test_help_is_fast() -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "align.cli", "--help"], check=True, stdout=-3)
-        seconds.append(time.perf_counter() - start)
-    # 0.11 s on an idle machine; the rest is for a busy one.
-    assert min(seconds) < 0.5
+def test_help_loads_no_library_that_takes_time() -> None:
+    # what makes it slow is what it imports; a clock would measure the machine
+    code = (
+        "import sys; from align.cli import main; main(['--help']); "
+        "print(sorted({'torch', 'transformers', 'datasets', 'pandas', 'numpy', 'pydantic', "
+        "'omegaconf', 'matplotlib', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_doctor_compares_with_the_pinned_versions(project: Path) -> None:
