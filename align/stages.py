@@ -15,7 +15,14 @@ from align.artifacts import StageJob, StageResult
 from align.config import RunConfig, SourceConfig
 from align.references import ModelReference, resolve_reference
 
-DATA_CODE = ("align.data", "align.models", "align.adapters", "align.tokenizer", "align.gguf")
+DATA_CODE = (
+    "align.data",
+    "align.models",
+    "align.references",
+    "align.adapters",
+    "align.tokenizer",
+    "align.gguf",
+)
 TRAIN_CODE = (*DATA_CODE, "align.training", "align.callbacks")
 
 
