@@ -143,7 +143,10 @@ def test_the_batch_shrinks_to_the_rows_that_still_run(monkeypatch: pytest.Monkey
 def test_a_response_is_cut_at_its_length_limit() -> None:
     chain = torch.full((V, V), -30.0)
     chain[torch.arange(V - 1), torch.arange(1, V)] = 30.0
-    found = generate(bigram(chain), [[2], [6]], sampling(4, {10}, 0))
+    model, passes = bigram(chain), []
+    model.model.register_forward_pre_hook(lambda module, args: passes.append(1))
+    found = generate(model, [[2], [6]], sampling(4, {10}, 0))
+    assert len(passes) == 4  # the prompts and three tokens: none after the last
     assert found[0].ids == [3, 4, 5, 6]
     assert not found[0].finished
     assert found[1].ids == [7, 8, 9, 10]
