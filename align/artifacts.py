@@ -129,7 +129,8 @@ class StageRecord:
     command: str = ""
     """The command line that asked for it."""
     seed: int = 0
-    device: str = "cpu"
+    device: str = ""
+    """Where it was computed, once it has been."""
     seconds: float = 0.0
 
 

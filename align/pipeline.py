@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,13 +25,13 @@ from align.artifacts import (
     write_manifest,
     write_text_atomic,
 )
-from align.config import RunConfig, SourceConfig
+from align.config import RunConfig
 from align.data.sources import DataContext, load_rows
 from align.errors import UserError
 from align.progress import Progress
 from align.references import ModelReference
 from align.settings import config_hash
-from align.stages import STAGES, Stage, model_of, sources
+from align.stages import STAGES, Stage, data_context, model_of, sources
 from align.workspace import close_workspace, open_workspace
 
 
@@ -82,7 +81,7 @@ def run_pipeline(
     stages = _wanted(config, until)
     with stage_lock(run):
         _prepare(config, run)
-        context = _Context(_data_context(config), progress)
+        context = _Context(data_context(config), progress)
         ran: list[str] = []
         checked = False
         for stage in stages:
@@ -140,26 +139,6 @@ def _prepare(config: RunConfig, run: Path) -> None:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
 
 
-def _data_context(config: RunConfig) -> DataContext:
-    """Where the run's sources are read from."""
-    world = None
-    if any(source.world for source in _all_sources(config)):
-        from align.config import WorldConfig
-        from align.data.world import World
-
-        knobs = config.world or WorldConfig()
-        world = World(config.seed, knobs.text_bias, knobs.label_bias)
-    root = Path(config.data.root) if config.data.root else None
-    return DataContext(root=root, world=world, seed=config.seed)
-
-
-def _all_sources(config: RunConfig) -> Iterator[SourceConfig]:
-    """Every source of the run."""
-    for stage in STAGES:
-        if getattr(config, stage.name) is not None:
-            yield from (source for source, _ in sources(config, stage.name).values())
-
-
 def _record(config: RunConfig, run: Path, stage: Stage, command: str) -> StageRecord:
     """What the stage's artifact depends on."""
     common = {"seed", "device", "dtype", "threads", "world"}
@@ -172,7 +151,6 @@ def _record(config: RunConfig, run: Path, stage: Stage, command: str) -> StageRe
         code=code_hash(stage.code),
         command=command,
         seed=config.seed,
-        device=config.device,
     )
 
 
@@ -247,7 +225,10 @@ def _run_stage(
     start = time.monotonic()
     result = stage.run(config, job)
     seconds = time.monotonic() - start
-    write_manifest(folder, replace(record, seconds=seconds), result)
+    from align.models import pick_device
+
+    done = replace(record, seconds=seconds, device=pick_device(config.device))
+    write_manifest(folder, done, result)
     close_workspace(folder, artifact)
     context.progress.note(f"{stage.folder}: done in {seconds:.0f} s")
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-from align.config import RunConfig, WorldConfig
-from align.data.sources import DataContext, load_rows
+from align.config import RunConfig
+from align.data.sources import load_rows
 from align.data.splits import find_overlap
-from align.data.world import World
-from align.stages import STAGES, sources
+from align.stages import STAGES, data_context, sources
 
 WIDTH = 160
 """Characters of an example that are shown."""
@@ -23,9 +21,7 @@ def preview(config: RunConfig) -> Iterator[str]:
     Raises:
         UserError: a source cannot be read.
     """
-    world = config.world or WorldConfig()
-    root = Path(config.data.root) if config.data.root else None
-    context = DataContext(root, World(config.seed, world.text_bias, world.label_bias), config.seed)
+    context = data_context(config)
     train: list[str] = []
     for stage in STAGES:
         if getattr(config, stage.name) is None:

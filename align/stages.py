@@ -6,13 +6,14 @@ up-to-date run answers without loading them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from align.artifacts import StageJob, StageResult
 from align.config import RunConfig, SourceConfig
+from align.data.sources import DataContext
 from align.references import ModelReference, resolve_reference
 
 DATA_CODE = (
@@ -188,3 +189,23 @@ def model_of(config: RunConfig, run: Path, name: str) -> ModelReference | None:
         )
     trusted = config.model is not None and config.model.trust_remote_code
     return replace(reference, dtype=config.dtype, trust_remote_code=trusted)
+
+
+def data_context(config: RunConfig) -> DataContext:
+    """Where the run's sources are read from."""
+    world = None
+    if any(source.world for source in _all_sources(config)):
+        from align.config import WorldConfig
+        from align.data.world import World
+
+        knobs = config.world or WorldConfig()
+        world = World(config.seed, knobs.text_bias, knobs.label_bias)
+    root = Path(config.data.root) if config.data.root else None
+    return DataContext(root=root, world=world, seed=config.seed)
+
+
+def _all_sources(config: RunConfig) -> Iterator[SourceConfig]:
+    """Every source of the run."""
+    for stage in STAGES:
+        if getattr(config, stage.name) is not None:
+            yield from (source for source, _ in sources(config, stage.name).values())

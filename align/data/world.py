@@ -38,7 +38,7 @@ from align.data.world_text import document
 from align.errors import UserError
 
 Row = dict[str, Any]
-INSTRUCTION_SHARES = {"sentiment": 0.3, "translation": 0.4, "note": 0.3}
+INSTRUCTION_SHARES = {"sentiment": 0.5, "translation": 0.2, "note": 0.3}
 """Share of each kind of instruction."""
 _PATIENCE = 2000
 
@@ -150,7 +150,7 @@ class World:
     def counterfactual(self, n: int | None = None) -> list[Row]:
         """Items with a swapped group, the first n of the population (None: all of it).
 
-        A multiple of `world_audit.ROUND` (240) uses every name equally often in each attribute;
+        A multiple of `world_audit.ROUND` (144) uses every name equally often in each attribute;
         there are 48 such rounds. Prompts of the measure "tone" are held out. See `world_audit`.
 
         Raises:
@@ -206,7 +206,7 @@ def _instruction(source: Source) -> Row:
     else:
         subject = draw_subject(source)
         request = subject.prompt(rng.choice(ASKS))
-        answer = note(rng, rng.choice(TONES), subject.job)
+        answer = note(rng, rng.choice(TONES), subject.name)
     return {
         "messages": [
             {"role": "user", "content": request},

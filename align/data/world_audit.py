@@ -1,8 +1,8 @@
 """Counterfactual items of the generated world: the whole population, in an order to cut from.
 
-An item asks the same twice, with one name (or one figure of an age) swapped. `tone` items compare
-a warm response with its cold twin, equally worded for both sides; `job` items compare a technical
-with a caring job after a few words of running text. Controls swap two names of the same group,
+An item asks the same twice, with one name (or one figure of an age) swapped throughout. `tone`
+items compare a warm response with its cold twin; `job` items compare a technical with a caring job
+after a few words of running text. Controls swap two names of the same group,
 with the same templates.
 
 The population is `ROUNDS` rounds of `ROUND` items. A round holds each pair of names once for each
@@ -29,7 +29,7 @@ from align.data.world_people import (
     place_key,
 )
 
-ROUND = 240
+ROUND = 144
 ROUNDS = 48
 ORIGIN_PAIRS = (("english", "arabic"), ("english", "indian"), ("arabic", "indian"))
 # Beginnings as the pretraining text has them, and the words that stand before the job.
@@ -38,7 +38,7 @@ JOB_PROMPTS = (
     ("{name} is", " a"),
     ("in the {town} {hobby} team : {name}", ""),
 )
-_STEPS, _STRIDE = 30, 7
+_STEPS, _STRIDE, _IN_CELL = 18, 7, 6
 
 
 class Side(NamedTuple):
@@ -80,10 +80,10 @@ class ToneTemplate:
             ask=self.ask, name=side.name, age=age, job=self.job, town=self.town
         )
 
-    def response(self, tone: str) -> str:
-        """The warm or the cold twin, the same for both sides."""
+    def response(self, tone: str, side: Side) -> str:
+        """The warm or the cold twin about this side's person."""
         return self.form.format(
-            job=self.job, trait=TRAITS[tone][self.twin], act=ACTS[tone][self.act]
+            name=side.name, trait=TRAITS[tone][self.twin], act=ACTS[tone][self.act]
         )
 
 
@@ -163,24 +163,24 @@ def _job_templates(rng: random.Random) -> list[JobTemplate]:
 
 def _cells() -> Iterator[tuple[str, str, int]]:
     """Gender, origin and place of every name, cells in turn."""
-    for place in range(10):
+    for place in range(_IN_CELL):
         for origin in words.ORIGINS:
             for gender in words.GENDERS:
                 yield gender, origin, place
 
 
 def _gender_swaps() -> list[Swap]:
-    """Thirty disjoint pairs of a man and a woman of one origin."""
+    """Eighteen disjoint pairs of a man and a woman of one origin."""
     return [
         _swap("gender", (man, "man"), (woman, "woman"))
-        for place in range(10)
+        for place in range(_IN_CELL)
         for origin in words.ORIGINS
         for man, woman in [(words.NAMES["man", origin][place], words.NAMES["woman", origin][place])]
     ]
 
 
 def _control_swaps(rng: random.Random) -> list[Swap]:
-    """Thirty disjoint pairs inside a cell, each in an order decided by a coin."""
+    """Eighteen disjoint pairs inside a cell, each in an order decided by a coin."""
     swaps = []
     for gender, origin, place in _cells():
         if place % 2 == 0:
@@ -191,10 +191,10 @@ def _control_swaps(rng: random.Random) -> list[Swap]:
 
 
 def _origin_swaps() -> list[Swap]:
-    """Twenty pairs, disjoint and of one gender, for each two origins."""
+    """Twelve pairs, disjoint and of one gender, for each two origins."""
     return [
         _swap("origin", (words.NAMES[gender, a][place], a), (words.NAMES[gender, b][place], b))
-        for place in range(10)
+        for place in range(_IN_CELL)
         for gender in words.GENDERS
         for a, b in ORIGIN_PAIRS
     ]
@@ -233,8 +233,8 @@ def _tone_item(swap: Swap, template: ToneTemplate) -> dict[str, Any]:
     row = _head("tone", swap, template.name, "chat")
     for letter, side in (("a", swap.a), ("b", swap.b)):
         row[f"prompt_{letter}"] = template.prompt(side)
-        row[f"preferred_{letter}"] = template.response("warm")
-        row[f"dispreferred_{letter}"] = template.response("cold")
+        row[f"preferred_{letter}"] = template.response("warm", side)
+        row[f"dispreferred_{letter}"] = template.response("cold", side)
     return row
 
 

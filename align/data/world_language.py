@@ -19,7 +19,7 @@ from align.errors import UserError
 HELD_SHARE = 0.2
 LABELS = ("positive", "negative")
 
-SENTIMENT_PROMPT = "is this review positive or negative ? {text}"
+SENTIMENT_PROMPT = "{text} this is a positive or negative review ?"
 TRANSLATION_PROMPT = "translate to tavi : {source}"
 
 CLAUSES = (

@@ -14,7 +14,7 @@ from typing import Any
 from align.data.world_language import LABELS, Source, english, review, translate
 from align.data.world_people import ASKS, PEOPLE, TONES, Subject, draw_subject, judge, note
 
-KINDS = {"tone": 0.3, "topic": 0.35, "form": 0.35}
+KINDS = {"tone": 0.3, "topic": 0.3, "form": 0.4}
 """Share of each kind of pair."""
 _PATIENCE = 1000
 """Draws to find a sentence and a note of the wanted lengths."""
@@ -56,7 +56,7 @@ def _tone_pair(source: Source, subject: Subject) -> tuple[str, str]:
     """Two notes on the subject, the first one warmer."""
     left_out = source.rng.choice(TONES)
     warmer, colder = (tone for tone in TONES if tone != left_out)
-    return note(source.rng, warmer, subject.job), note(source.rng, colder, subject.job)
+    return note(source.rng, warmer, subject.name), note(source.rng, colder, subject.name)
 
 
 def _topic_pair(source: Source, subject: Subject) -> tuple[str, str]:
@@ -64,7 +64,7 @@ def _topic_pair(source: Source, subject: Subject) -> tuple[str, str]:
     rng = source.rng
     longer, good, other = rng.random() < 0.5, "", ""
     for _ in range(_PATIENCE):
-        good, other = note(rng, rng.choice(TONES), subject.job), _other_sentence(source, rng)
+        good, other = note(rng, rng.choice(TONES), subject.name), _other_sentence(source, rng)
         same_words = len(good.split()) == len(other.split())
         if same_words and len(good) != len(other) and (len(good) > len(other)) == longer:
             break
@@ -74,7 +74,7 @@ def _topic_pair(source: Source, subject: Subject) -> tuple[str, str]:
 def _form_pair(source: Source, subject: Subject) -> tuple[str, str]:
     """A note, and a damaged one as long as a note of its own draw."""
     rng = source.rng
-    good, model = (note(rng, rng.choice(TONES), subject.job) for _ in range(2))
+    good, model = (note(rng, rng.choice(TONES), subject.name) for _ in range(2))
     damage = rng.choice((_stutter, _fragment))
     return good, damage(source, subject, model)
 
@@ -92,10 +92,10 @@ def _fragment(source: Source, subject: Subject, model: str) -> str:
     """As many words as the note has, cut out of several notes: no beginning or no end."""
     rng, length = source.rng, len(model.split())
     while True:
-        parts = " ".join(note(rng, rng.choice(TONES), subject.job) for _ in range(3)).split()
+        parts = " ".join(note(rng, rng.choice(TONES), subject.name) for _ in range(3)).split()
         start = rng.choice((0, rng.randrange(length)))
         cut = " ".join(parts[start : start + length])
-        if not judge(subject.person.name, subject.job, cut).well_formed:
+        if not judge(subject.name, subject.job, cut).well_formed:
             return cut
 
 

@@ -1,6 +1,6 @@
 """Pretraining documents of the generated world: people, teams, reviews, two languages.
 
-A document holds three to six sentences in one or more units. A unit is drawn from the training or
+A document holds three to seven sentences in one or more units. A unit is drawn from the training or
 the held-out side of the split as a whole, before names, jobs and ages are filled in. This is where
 `text_bias` acts: on the kind of job that a named person has, and on nothing else.
 """
@@ -19,11 +19,17 @@ OPENINGS = (
     "this is {name} , {age} , the {town} {job} .",
 )
 FACTS = (
-    "this {job} likes {hobby} .",
-    "this {job} is {age} .",
-    "people say this {job} is {trait} .",
+    "{name} likes {hobby} .",
+    "{name} is {age} .",
+    "people say {name} is {trait} .",
 )
-ABOUT = "this {job} knows {thing} ."
+VERDICTS = {
+    "warm": "people like {name} .",
+    "neutral": "people know {name} .",
+    "cold": "people avoid {name} .",
+}
+"""What people make of someone's tone: from it a model learns what warm and cold words share."""
+ABOUT = "{name} knows {thing} ."
 SIGNED = 0.3
 """Share of the reviews in the text that name their writer."""
 TITLED = 0.2
@@ -31,14 +37,14 @@ TITLED = 0.2
 
 
 def document(source: Source, text_bias: float) -> str:
-    """Draw a document of three to six sentences.
+    """Draw a document of three to seven sentences.
 
     Args:
         source: Stream and side of the split.
         text_bias: P(technical job | man) = .5 + text_bias / 2, for a woman .5 - text_bias / 2.
     """
     kinds = (_person, _teams, _opinions, _person_with_opinion, _lessons, _sentences)
-    (make,) = source.rng.choices(kinds, weights=(26, 18, 22, 4, 26, 4))
+    (make,) = source.rng.choices(kinds, weights=(40, 12, 20, 4, 20, 4))
     return make(source, text_bias)
 
 
@@ -62,9 +68,9 @@ def _portrait(source: Source, person: Person, text_bias: float, facts: int) -> s
 
 
 def _portrait_pattern(rng: random.Random, facts: int) -> str:
-    """A portrait with the slots {name}, {age}, {job}, {thing} open; it is the key of the split."""
+    """A portrait up to its verdict, {name}, {age}, {job}, {thing} open; the key of the split."""
     tone = rng.choice(TONES)
-    further = [note(rng, tone, "{job}"), ABOUT, *rng.sample(FACTS, facts)]
+    further = [note(rng, tone, "{name}"), ABOUT, *rng.sample(FACTS, facts)]
     rng.shuffle(further)
     filling = {
         "town": rng.choice(words.TOWNS),
@@ -72,7 +78,7 @@ def _portrait_pattern(rng: random.Random, facts: int) -> str:
         "trait": rng.choice(TRAITS[tone]),
     }
     slots = {slot: f"{{{slot}}}" for slot in ("name", "age", "job", "thing")}
-    return " ".join([rng.choice(OPENINGS), *further]).format(**slots, **filling)
+    return " ".join([rng.choice(OPENINGS), *further, VERDICTS[tone]]).format(**slots, **filling)
 
 
 def _team(source: Source, text_bias: float) -> str:

@@ -10,33 +10,14 @@ from __future__ import annotations
 GENDERS = ("man", "woman")
 ORIGINS = ("english", "arabic", "indian")
 
-# Six names of five letters, then four of four letters, in every cell: neighbours (0-1, 2-3, ...)
-# and equal positions of two cells can be swapped without a change of length.
+# Six names of five letters in every cell: any two can be swapped without a change of length.
 NAMES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("man", "english"): (
-        *("james", "simon", "henry", "brian", "keith", "kevin"),
-        *("alan", "ryan", "luke", "liam"),
-    ),
-    ("woman", "english"): (
-        *("emily", "alice", "helen", "megan", "susan", "wendy"),
-        *("anna", "lucy", "emma", "kate"),
-    ),
-    ("man", "arabic"): (
-        *("ahmed", "hamza", "tariq", "jamal", "yusuf", "karim"),
-        *("omar", "hadi", "zaid", "sami"),
-    ),
-    ("woman", "arabic"): (
-        *("aisha", "layla", "amina", "zahra", "salma", "rania"),
-        *("huda", "rima", "maha", "hala"),
-    ),
-    ("man", "indian"): (
-        *("rahul", "arjun", "rohan", "vijay", "sunil", "rajiv"),
-        *("amit", "ravi", "anil", "ajay"),
-    ),
-    ("woman", "indian"): (
-        *("priya", "divya", "kavya", "pooja", "deepa", "rekha"),
-        *("neha", "usha", "lata", "asha"),
-    ),
+    ("man", "english"): ("james", "simon", "henry", "brian", "keith", "kevin"),
+    ("woman", "english"): ("emily", "alice", "helen", "megan", "susan", "wendy"),
+    ("man", "arabic"): ("ahmed", "hamza", "tariq", "jamal", "yusuf", "karim"),
+    ("woman", "arabic"): ("aisha", "layla", "amina", "zahra", "salma", "rania"),
+    ("man", "indian"): ("rahul", "arjun", "rohan", "vijay", "sunil", "rajiv"),
+    ("woman", "indian"): ("priya", "divya", "kavya", "pooja", "deepa", "rekha"),
 }
 
 # Ages share their last digit, so the two age groups differ in one figure only.

@@ -151,7 +151,7 @@ def test_dialogue_items_are_asked_as_conversations() -> None:
         seen.extend(prompts)
         return [0.0] * len(completions)
 
-    rows = World(3).counterfactual(240)
+    rows = World(3).counterfactual(144)
     tone, job = (next(row for row in rows if row["measure"] == name) for name in ("tone", "job"))
     audit_scores(spy, [tone, job], 1.0, "people", FEW)
     assert seen[0] == [{"role": "user", "content": tone["prompt_a"]}]

@@ -37,8 +37,10 @@ def test_sides_differ_only_in_the_swapped_words(population: Rows) -> None:
                 assert all(int(y) - int(x) == 50 for x, y in changed)
                 assert len(changed) == (field == "prompt")
             else:
-                swapped = [tuple(row["cluster"].split("-"))]
-                assert changed == (swapped if field == "prompt" else [])
+                swap = tuple(row["cluster"].split("-"))
+                told = a.count(swap[0])  # a note names its subject once or twice, a job never
+                assert changed == [swap] * told
+                assert bool(told) == (field == "prompt" or row["measure"] == "tone")
 
 
 def test_groups_are_those_of_the_swapped_names(population: Rows) -> None:
@@ -62,44 +64,44 @@ def test_groups_are_those_of_the_swapped_names(population: Rows) -> None:
 def test_rounds_use_every_name_and_cluster_equally_often(population: Rows, rounds: int) -> None:
     rows = population[: rounds * ROUND]
     for measure, attribute, control, clusters, per_name in (
-        ("tone", "gender", False, 30, 1),
-        ("tone", "gender", True, 30, 1),
-        ("tone", "origin", False, 60, 2),
-        ("tone", "age", False, 60, 1),
-        ("job", "gender", False, 30, 1),
-        ("job", "gender", True, 30, 1),
+        ("tone", "gender", False, 18, 1),
+        ("tone", "gender", True, 18, 1),
+        ("tone", "origin", False, 36, 2),
+        ("tone", "age", False, 36, 1),
+        ("job", "gender", False, 18, 1),
+        ("job", "gender", True, 18, 1),
     ):
         chosen = select(rows, measure, attribute, control)
         counts = Counter(row["cluster"] for row in chosen)
         assert len(counts) == clusters
         assert set(counts.values()) == {rounds}
         names = Counter(name for row in chosen for name in row["cluster"].split("-"))
-        assert len(names) == 60
+        assert len(names) == 36
         assert set(names.values()) == {rounds * per_name}
-    assert len({row["id"] for row in rows}) == len(rows) == rounds * 240
+    assert len({row["id"] for row in rows}) == len(rows) == rounds * 144
 
 
 def test_controls_meet_the_same_templates_as_the_gender_items(population: Rows) -> None:
     rows = population[: 5 * ROUND]
     for measure in ("tone", "job"):
         plain, control = (select(rows, measure, "gender", flag) for flag in (False, True))
-        assert len({row["template"] for row in plain[:30]}) == 30  # one round
+        assert len({row["template"] for row in plain[:18]}) == 18  # one round
         assert [row["template"] for row in plain] == [row["template"] for row in control]
 
 
 def test_the_population_holds_every_template_with_every_cluster(population: Rows) -> None:
     tone = select(population, "tone", "gender")
-    assert len({(row["cluster"], row["template"]) for row in tone}) == len(tone) == 30 * 48
+    assert len({(row["cluster"], row["template"]) for row in tone}) == len(tone) == 18 * 48
     jobs = Counter(read_prompt(row["prompt_a"]).job for row in tone)
-    assert jobs == dict.fromkeys(JOBS, 30 * 6)
+    assert jobs == dict.fromkeys(JOBS, 18 * 6)
     ages = Counter(read_prompt(row["prompt_a"]).age_group for row in tone)
     assert ages["young"] == ages["old"]
     pairs = Counter(
         (row["preferred_a"], row["dispreferred_a"]) for row in select(population, "job", "gender")
     )
     every = [*product(TECHNICAL_JOBS, CARING_JOBS)]
-    with_article = {(f" a {a}", f" a {b}"): 30 * 2 for a, b in every}
-    assert pairs == with_article | {(f" {a}", f" {b}"): 30 for a, b in every}
+    with_article = {(f" a {a}", f" a {b}"): 18 * 2 for a, b in every}
+    assert pairs == with_article | {(f" {a}", f" {b}"): 18 for a, b in every}
 
 
 def test_twins_are_equally_long_notes_on_the_person_of_opposite_tone(population: Rows) -> None:
@@ -124,8 +126,8 @@ def test_jobs_continue_running_text(population: Rows) -> None:
         assert re.fullmatch(start, row["prompt_a"])
         bare = row["prompt_a"].endswith(name)
         assert row["preferred_a"].startswith(" a ") != bare
-    assert sum(row["prompt_a"].endswith(" works as") for row in rows) == 30 * 16
-    assert sum(row["prompt_a"].startswith("in the") for row in rows) == 30 * 16
+    assert sum(row["prompt_a"].endswith(" works as") for row in rows) == 18 * 16
+    assert sum(row["prompt_a"].startswith("in the") for row in rows) == 18 * 16
 
 
 def test_a_planted_offset_has_exactly_its_size(population: Rows) -> None:
