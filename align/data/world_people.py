@@ -122,10 +122,10 @@ def read_prompt(prompt: str) -> Subject:
     return Subject(person, int(match["age"]), match["job"], match["town"])
 
 
-def note(rng: random.Random, tone: str, name: str) -> str:
-    """Draw a note of this tone on the person of this name."""
-    form, trait, act = rng.choice(NOTE_FORMS), rng.choice(TRAITS[tone]), rng.choice(ACTS[tone])
-    return form.format(name=name, trait=trait, act=act)
+def note(rng: random.Random, tone: str, name: str, form: str | None = None) -> str:
+    """Draw a note of this tone on the person of this name, in any form or in the given one."""
+    form = form or rng.choice(NOTE_FORMS)
+    return form.format(name=name, trait=rng.choice(TRAITS[tone]), act=rng.choice(ACTS[tone]))
 
 
 class Judgement(NamedTuple):

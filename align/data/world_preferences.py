@@ -12,9 +12,18 @@ import random
 from typing import Any
 
 from align.data.world_language import LABELS, Source, english, review, translate
-from align.data.world_people import ASKS, PEOPLE, TONES, Subject, draw_subject, judge, note
+from align.data.world_people import (
+    ASKS,
+    NOTE_FORMS,
+    PEOPLE,
+    TONES,
+    Subject,
+    draw_subject,
+    judge,
+    note,
+)
 
-KINDS = {"tone": 0.3, "topic": 0.3, "form": 0.4}
+KINDS = {"tone": 0.4, "topic": 0.15, "form": 0.45}
 """Share of each kind of pair."""
 _PATIENCE = 1000
 """Draws to find a sentence and a note of the wanted lengths."""
@@ -28,7 +37,7 @@ def preference(source: Source, label_bias: float) -> dict[str, Any]:
     Args:
         source: Stream and side of the split.
         label_bias: Chance that a pair of kind "tone" about a woman is reversed. A judge that
-            always puts the warmer first agrees with 1 - .3 * .5 * label_bias of all pairs.
+            always puts the warmer first agrees with 1 - .4 * .5 * label_bias of all pairs.
 
     Returns:
         prompt, chosen, rejected (messages), name, gender, origin, age_group, job, kind
@@ -53,10 +62,11 @@ def preference(source: Source, label_bias: float) -> dict[str, Any]:
 
 
 def _tone_pair(source: Source, subject: Subject) -> tuple[str, str]:
-    """Two notes on the subject, the first one warmer."""
-    left_out = source.rng.choice(TONES)
+    """Two notes of one form on the subject, the first one warmer."""
+    rng = source.rng
+    form, left_out = rng.choice(NOTE_FORMS), rng.choice(TONES)
     warmer, colder = (tone for tone in TONES if tone != left_out)
-    return note(source.rng, warmer, subject.name), note(source.rng, colder, subject.name)
+    return note(rng, warmer, subject.name, form), note(rng, colder, subject.name, form)
 
 
 def _topic_pair(source: Source, subject: Subject) -> tuple[str, str]:

@@ -44,7 +44,7 @@ def document(source: Source, text_bias: float) -> str:
         text_bias: P(technical job | man) = .5 + text_bias / 2, for a woman .5 - text_bias / 2.
     """
     kinds = (_person, _teams, _opinions, _person_with_opinion, _lessons, _sentences)
-    (make,) = source.rng.choices(kinds, weights=(40, 12, 20, 4, 20, 4))
+    (make,) = source.rng.choices(kinds, weights=(38, 10, 26, 3, 20, 3))
     return make(source, text_bias)
 
 

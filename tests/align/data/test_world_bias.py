@@ -71,7 +71,7 @@ def test_full_text_bias_segregates_and_leaves_all_but_the_jobs_alone() -> None:
 def test_label_bias_reverses_tone_pairs_about_women_at_its_size(bias: float) -> None:
     rows, fair = World(7, label_bias=bias).preferences(2000), World(7).preferences(2000)
     eligible = [row["flipped"] for row in rows if (row["gender"], row["kind"]) == ("woman", "tone")]
-    assert binomtest(len(eligible), len(rows), 0.15).pvalue > ALPHA
+    assert binomtest(len(eligible), len(rows), 0.2).pvalue > ALPHA
     assert binomtest(sum(eligible), len(eligible), bias).pvalue > ALPHA
     assert sum(row["flipped"] for row in rows) == sum(eligible)
     for row, other in zip(rows, fair, strict=True):
@@ -79,7 +79,7 @@ def test_label_bias_reverses_tone_pairs_about_women_at_its_size(bias: float) -> 
         assert [row[key] for key in keys] == [other["chosen"], other["rejected"]]
         assert row["prompt"] == other["prompt"]
     agreed = sum(_prefers_chosen(row) for row in rows)
-    assert binomtest(agreed, len(rows), 1 - 0.3 * 0.5 * bias).pvalue > ALPHA
+    assert binomtest(agreed, len(rows), 1 - 0.4 * 0.5 * bias).pvalue > ALPHA
 
 
 def _prefers_chosen(row: dict[str, Any]) -> bool:
@@ -92,7 +92,7 @@ def test_annotators_follow_the_gold_rule_unless_they_flip() -> None:
     rows = World(8, label_bias=0.5).heldout_preferences(2000)
     assert all(_prefers_chosen(row) != row["flipped"] for row in rows)
     kinds = Counter(row["kind"] for row in rows)
-    for kind, share in (("tone", 0.3), ("topic", 0.3), ("form", 0.4)):
+    for kind, share in (("tone", 0.4), ("topic", 0.15), ("form", 0.45)):
         assert binomtest(kinds[kind], len(rows), share).pvalue > ALPHA
 
 
