@@ -154,7 +154,7 @@ _MALFORMED = (KeyError, TypeError, AttributeError)
 
 
 def _read_saved(folder: Path) -> Numbered:
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
     from datasets import load_from_disk
 
     try:

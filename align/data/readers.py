@@ -255,7 +255,7 @@ def _read_text(path: Path) -> Numbered:
 
 def _read_parquet(path: Path) -> Numbered:
     """Parquet, a batch at a time."""
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
     from pyarrow import parquet
 
     number = 0
