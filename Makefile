@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SMOLLM2 := models/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: quickstart install test check bench schema smollm2
+.PHONY: quickstart install test check bench peers schema smollm2
 
 quickstart: $(STAMP)  ## all stages on the generated world
 	$(BIN)/align run configs/quickstart.yaml
@@ -30,6 +30,9 @@ check: $(STAMP)  ## lint, format, types, architecture
 
 bench: $(STAMP)  ## side-by-side measurements against peers
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+peers: $(STAMP)  ## an environment for each peer that the benchmarks run against
+	PIP_ARGS='$(PIP_ARGS)' $(BIN)/python benchmarks/peers.py
 
 schema: $(STAMP)  ## the JSON schema of a run's YAML
 	$(BIN)/python -m align.settings

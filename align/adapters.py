@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,27 @@ def peft_settings(lora: LoraConfig, **more: Any) -> PeftLora:
         target_modules=targets if isinstance(targets, str) else list(targets),
         **{"task_type": "CAUSAL_LM", **more},
     )
+
+
+def adapter_settings(lora: LoraConfig | PeftLora | None, folder: Path | None) -> PeftLora:
+    """Configuration of a fresh adapter, or the one saved in a folder (dropout off).
+
+    Raises:
+        UserError: The folder's adapter is no LoRA.
+    """
+    if folder is not None:
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"no {CONFIG}", where=str(folder))
+        settings = PeftLora.from_pretrained(str(folder))
+        if not isinstance(settings, PeftLora):
+            raise UserError("the adapter is not a LoRA", where=str(folder), allowed="peft LoRA")
+    else:
+        # a copy: peft writes the target modules it found into the configuration it is given
+        settings = copy.deepcopy(lora) if isinstance(lora, PeftLora) else None
+        settings = settings or peft_settings(lora or LoraConfig())
+    settings.task_type, settings.modules_to_save, settings.lora_dropout = "CAUSAL_LM", None, 0.0
+    settings.inference_mode = False
+    return settings
 
 
 def add_lora(

@@ -7,12 +7,12 @@ finished rows - they leave the batch once half of it is done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 
@@ -34,11 +34,19 @@ class Sampling:
 
 
 class Response(NamedTuple):
-    """One sampled response: ids with the stop token, their log-probabilities, ended by itself."""
+    """One sampled response.
+
+    Attributes:
+        ids: Tokens, the stop token included.
+        logprobs: Their log-probabilities under the distribution they were drawn from.
+        finished: Whether it ended by itself.
+        values: What a probe read from the state before each token; empty without one.
+    """
 
     ids: list[int]
     logprobs: list[float]
     finished: bool
+    values: list[float] = []  # noqa: RUF012 - never changed
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -55,6 +63,9 @@ def generate(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     generator: torch.Generator | None = None,
+    draws: Tensor | None = None,
+    probe: nn.Module | None = None,
+    anyone: Callable[[bool], bool] = bool,
 ) -> list[Response]:
     """Sample one response to each prompt.
 
@@ -63,39 +74,47 @@ def generate(
         prompts: Token ids, at least one token each.
         sampling: Length, stop ids, temperature.
         generator: Source of randomness on the CPU; needed unless the temperature is 0.
+        draws: Uniform numbers (B, max_new_tokens) to use instead of a generator's.
+        probe: Scalar head (H -> 1, float32) read at every step from the last hidden state; the
+            model's logits must then be its vocabulary head on that state.
+        anyone: Whether any process has unfinished responses. Where weights are sharded, every
+            process must take part in every step; the others wait here and sample on.
 
     Returns:
         Responses in the order of the prompts. Log-probabilities are those of the distribution
         sampled from, that is at the sampling temperature.
     """
     ids, mask = (part.to(model.device) for part in pad_left(prompts, sampling.pad_id))
-    state = _Batch(model, ids, mask)
+    state = _Batch(model, ids, mask, probe)
     tokens: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
+    values: list[list[float]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
     done = [False] * len(prompts)
     # every row has draws of its own, so that its response does not depend on its neighbours
-    uniform = None
-    if sampling.temperature > 0:
+    uniform = draws
+    if sampling.temperature > 0 and uniform is None:
         uniform = torch.rand(len(prompts), sampling.max_new_tokens, generator=generator)
     for step in range(sampling.max_new_tokens):
-        draws = None if uniform is None else uniform[alive, step]
-        chosen, chosen_logprobs = _draw(state.logits, sampling.temperature, draws)
-        for row, token, logprob in zip(
-            alive, chosen.tolist(), chosen_logprobs.tolist(), strict=True
+        drawn = None if uniform is None else uniform[alive, step]
+        chosen, chosen_logprobs = _draw(state.logits, sampling.temperature, drawn)
+        read = [] if state.values is None else state.values.tolist()
+        for place, (row, token, logprob) in enumerate(
+            zip(alive, chosen.tolist(), chosen_logprobs.tolist(), strict=True)
         ):
             if not done[row]:
                 tokens[row].append(token)
                 logprobs[row].append(logprob)
+                values[row] += read[place : place + 1]
                 done[row] = token in sampling.stop_ids
         waiting = [i for i, row in enumerate(alive) if not done[row]]
-        if not waiting or step + 1 == sampling.max_new_tokens:
+        if not anyone(bool(waiting)) or step + 1 == sampling.max_new_tokens:
             break
-        if 2 * len(waiting) <= len(alive):
+        if waiting and 2 * len(waiting) <= len(alive):
             chosen = chosen[state.keep(waiting)]
             alive = [alive[i] for i in waiting]
         state.step(chosen)
-    return [Response(*row) for row in zip(tokens, logprobs, done, strict=True)]
+    return [Response(*row) for row in zip(tokens, logprobs, done, values, strict=True)]
 
 
 def _draw(logits: Tensor, temperature: float, draws: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -121,10 +140,13 @@ def _draw(logits: Tensor, temperature: float, draws: Tensor | None) -> tuple[Ten
 
 
 class _Batch:
-    """The rows still being sampled: cache, mask and the logits of the next token."""
+    """The rows still being sampled: cache, mask, logits of the next token, values of a probe."""
 
-    def __init__(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> None:
-        self.model, self.mask = model, mask
+    def __init__(
+        self, model: PreTrainedModel, ids: Tensor, mask: Tensor, probe: nn.Module | None
+    ) -> None:
+        self.model, self.mask, self.probe = model, mask, probe
+        self.values: Tensor | None = None
         self.cache = DynamicCache(config=model.config)
         self._forward(ids, (mask.cumsum(-1) - 1).clamp_min(0))
 
@@ -142,12 +164,17 @@ class _Batch:
 
     def _forward(self, ids: Tensor, positions: Tensor) -> None:
         """Run the model on new tokens (B, n) and keep the last logits (B, V)."""
-        output = self.model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.logits: Tensor = output.logits[:, -1]
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": self.mask,
+            "position_ids": positions,
+            "past_key_values": self.cache,
+            "use_cache": True,
+        }
+        if self.probe is None:
+            self.logits: Tensor = self.model(**inputs, logits_to_keep=1).logits[:, -1]
+            return
+        hidden = self.model.base_model(**inputs).last_hidden_state[:, -1]
+        self.logits = self.model.get_output_embeddings()(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            self.values = self.probe(hidden.float()).squeeze(-1)

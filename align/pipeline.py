@@ -91,6 +91,7 @@ def run_pipeline(
                 progress.note(f"{stage.folder}: up to date")
                 continue
             if not checked:
+                _check_arguments(config, stage)
                 _check_data(config, stages[stages.index(stage) :], context.data)
                 checked = True
             progress.note(f"{stage.folder}: running ({reason})")
@@ -192,20 +193,24 @@ def _references(config: RunConfig, run: Path, stage: Stage) -> dict[str, ModelRe
     return {role: reference for role, reference in found.items() if reference is not None}
 
 
-def _check_data(config: RunConfig, stages: list[Stage], data: DataContext) -> None:
-    """Read every local source of the stages to come once, before hours go into training.
+def _check_arguments(config: RunConfig, first: Stage) -> None:
+    """Check further trainer arguments from the first stage to run on, and the tasks' templates.
 
-    Further arguments of PPO and the tasks' templates are checked here too, for the same reason.
+    Only a section that gives such arguments makes this load a trainer's library.
     """
-    if config.ppo is not None and config.ppo.trainer:
-        from align.ppo.stage import check_ppo
-
-        check_ppo(config.ppo)
+    for stage in STAGES[STAGES.index(first) :]:
+        section = getattr(config, stage.name)
+        if stage.check is not None and section is not None and section.trainer:
+            stage.check(config)
     if config.evals is not None:
         from evals.tasks import build_task
 
         for name, settings in config.evals.tasks.items():
             build_task(name, settings)
+
+
+def _check_data(config: RunConfig, stages: list[Stage], data: DataContext) -> None:
+    """Read every local source of the stages to come once, before hours go into training."""
     seen: set[tuple[str, str]] = set()
     for stage in stages:
         for source, kind in sources(config, stage.name).values():

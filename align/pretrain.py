@@ -27,6 +27,7 @@ from align.quiet import quiet_transformers
 from align.tokenizer import train_tokenizer
 from align.training import (
     EarlyStop,
+    check_arguments,
     checkpoint_state,
     cpu_threads,
     is_over,
@@ -70,6 +71,16 @@ class Blocks(Dataset[dict[str, Tensor]]):
         """A batch (B, S); the model itself shifts the labels."""
         ids = self._blocks[indices]
         return {"input_ids": ids, "labels": ids}
+
+
+def check_pretrain(config: RunConfig) -> None:
+    """Check the section's further trainer arguments.
+
+    Raises:
+        UserError: For the first that does not fit `TrainingArguments`.
+    """
+    assert config.pretrain is not None
+    check_arguments(TrainingArguments, "pretrain", config, _own_arguments(config.pretrain))
 
 
 def train_pretrain(config: RunConfig, job: StageJob) -> StageResult:
@@ -174,6 +185,19 @@ def _check_enough(blocks: int, watched: int, section: PretrainConfig) -> None:
         )
 
 
+def _own_arguments(section: PretrainConfig) -> dict[str, Any]:
+    """Arguments of `TrainingArguments` that the stage sets."""
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": section.checkpoint_steps,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+        "load_best_model_at_end": False,
+        "prediction_loss_only": True,
+        "dataloader_drop_last": False,  # it would leave held-out blocks out, too
+    }
+
+
 def _trainer(
     config: RunConfig,
     job: StageJob,
@@ -183,15 +207,7 @@ def _trainer(
     """The trainer of a fresh model on (training, held-out) blocks."""
     section = config.pretrain
     assert section is not None
-    own = {
-        "eval_strategy": "steps",
-        "eval_steps": section.checkpoint_steps,
-        "metric_for_best_model": "eval_loss",
-        "greater_is_better": False,
-        "load_best_model_at_end": False,
-        "prediction_loss_only": True,
-        "dataloader_drop_last": False,  # it would leave held-out blocks out, too
-    }
+    own = _own_arguments(section)
     arguments = trainer_arguments(TrainingArguments, "pretrain", config, job, own)
     return Trainer(
         model=build_model(section.architecture, tokenizer, config.seed),

@@ -26,6 +26,7 @@ from align.generation import Sampling, generate
 from align.models import LoadedModel, load_model, save_model
 from align.references import relative_model
 from align.training import (
+    check_arguments,
     cpu_threads,
     load_split,
     own_randomness,
@@ -71,6 +72,16 @@ class QuietSFTTrainer(trl.SFTTrainer):  # type: ignore[misc]  # TRL is untyped
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write nothing."""
+
+
+def check_sft(config: RunConfig) -> None:
+    """Check the section's further trainer arguments.
+
+    Raises:
+        UserError: For the first that does not fit `trl.SFTConfig`.
+    """
+    assert config.sft is not None
+    check_arguments(trl.SFTConfig, "sft", config, _own_arguments(config.sft))
 
 
 def train_sft(config: RunConfig, job: StageJob) -> StageResult:
@@ -222,13 +233,9 @@ def _batches(
         yield ids, mask, labels
 
 
-def _trainer(
-    config: RunConfig, job: StageJob, loaded: LoadedModel, rows: tuple[Encoded, Encoded]
-) -> QuietSFTTrainer:
-    """TRL's trainer on (training, held-out) dialogues; no default that changes numbers is left."""
-    section = config.sft
-    assert section is not None
-    own = {
+def _own_arguments(section: SFTConfig) -> dict[str, Any]:
+    """Arguments of `trl.SFTConfig` that the stage sets: no default that changes numbers is left."""
+    return {
         "max_length": section.max_length,
         "packing": section.packing,
         "packing_strategy": "bfd",
@@ -240,6 +247,14 @@ def _trainer(
         "assistant_only_loss": False,  # the labels already say so
         "dataset_kwargs": {"skip_prepare_dataset": not section.packing},
     }
+
+
+def _trainer(
+    config: RunConfig, job: StageJob, loaded: LoadedModel, rows: tuple[Encoded, Encoded]
+) -> QuietSFTTrainer:
+    """TRL's trainer on (training, held-out) dialogues."""
+    assert config.sft is not None
+    own = _own_arguments(config.sft)
     taught, tested = (
         Dataset.from_dict({"input_ids": part.ids, "labels": part.labels}) for part in rows
     )

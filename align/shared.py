@@ -1,47 +1,40 @@
 """One copy of a language model's weights that plays every part of RLHF.
 
 Policy, critic and reward model are LoRA adapters (Hu 2021, 2106.09685) on the same frozen base;
-the reference is the base with all adapters off. Scalar heads (critic, reward) read the trunk's last
-hidden state. Which parameters train is pinned when an adapter is added: peft's own `set_adapter`
+the reference is the base with all adapters off. A part may also have weights of its own: a fully
+trained policy, a separate critic, a given reference. Scalar heads (critic, reward) read the trunk's
+last hidden state. Which parameters train is pinned when a part is added: peft's own `set_adapter`
 switches gradients of the inactive adapters off, and is not used here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig as PeftLora
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from align.adapters import add_lora, save_adapter
+from align.adapters import adapter_settings, add_lora
 from align.config import LoraConfig
 from align.errors import UserError
+from align.lora import quicken
+from align.part_files import restore_adapter
 from align.quiet import quiet_peft
+from align.trunk import Place, freeze, last_hidden, places_of, recomputing
 
-
-def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions that do not depend on padding: the exclusive cumulative sum of the mask.
-
-    Args:
-        attention_mask: (B, S), 1 on real tokens.
-
-    Returns:
-        (B, S) int64; 0 on padding before the first real token.
-    """
-    return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+T = TypeVar("T")
 
 
 class SharedBase(nn.Module):
-    """A frozen causal LM with named LoRA adapters and scalar heads.
+    """A frozen causal LM with named parts: LoRA adapters, models of their own, scalar heads.
 
     Args:
         model: The merged model all parts start from. Its parameters are frozen here.
@@ -49,37 +42,75 @@ class SharedBase(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        model.requires_grad_(False)
-        model.eval()
         self.config = model.config
         self.heads = nn.ModuleDict()
+        self.models = nn.ModuleDict()
         self._model: PreTrainedModel | PeftModel = model
-        self._causal = model
+        self._base = model
         self._adapters: list[str] = []
         self._active: str | None = None
         self._layers: list[BaseTunerLayer] = []
-        self._trainable: dict[str, list[nn.Parameter]] = {}
-        _check_plain_head(model)
+        self._trainable: dict[str, list[Place]] = {}
+        freeze(model)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The model that all adapters change."""
+        return self._base
 
     @property
     def causal(self) -> PreTrainedModel:
-        """The causal LM, with whatever adapter is active."""
-        return self._causal
+        """The causal LM of the part in force."""
+        return self._base if self._active is None else self.model_of(self._active)
+
+    def model_of(self, name: str) -> PreTrainedModel:
+        """The model that part `name` runs on: its own, or the base that its adapter changes."""
+        if name in self.models:
+            own: PreTrainedModel = self.models[name]
+            return own
+        return self._base
+
+    @property
+    def peft_model(self) -> PreTrainedModel | PeftModel:
+        """The base as peft knows it, with all adapters."""
+        return self._model
 
     @property
     def device(self) -> torch.device:
         """Device of the base."""
-        return torch.device(self._causal.device)
+        return torch.device(self._base.device)
 
     @property
     def active_adapter(self) -> str | None:
-        """Name of the adapter in force; None is the bare base (the reference)."""
+        """Name of the part in force; None is the bare base."""
         return self._active
+
+    @property
+    def reference(self) -> str | None:
+        """The part that is the reference: a model of its own, or the bare base."""
+        return "reference" if "reference" in self.models else None
+
+    def has_part(self, name: str) -> bool:
+        """Whether `name` is an adapter or a model of its own."""
+        return name in self._adapters or name in self.models
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the parts that are adapters."""
+        return list(self._adapters)
+
+    def forward(self, work: Callable[[], T]) -> T:
+        """Call `work`, which may use any part.
+
+        Wrappers that gather sharded weights hook into `forward` (torch's `fully_shard`), so
+        whatever touches weights goes through here.
+        """
+        return work()
 
     def add_adapter(
         self,
         name: str,
-        lora: LoraConfig | None = None,
+        lora: LoraConfig | PeftLora | None = None,
         *,
         folder: Path | None = None,
         trainable: bool = False,
@@ -89,7 +120,7 @@ class SharedBase(nn.Module):
 
         Args:
             name: Its name here.
-            lora: Shape of a fresh adapter; ignored where `folder` is given.
+            lora: Shape of a fresh adapter (ours or peft's); ignored where `folder` is given.
             folder: Folder with `adapter_config.json` and `adapter_model.safetensors`.
             trainable: Whether an optimizer will change it.
             seed: Seed of a fresh adapter's A matrices.
@@ -97,21 +128,42 @@ class SharedBase(nn.Module):
         Raises:
             UserError: The folder holds no LoRA adapter that fits this model.
         """
-        settings = _peft_settings(lora, folder)
+        settings = adapter_settings(lora, folder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if not self._adapters:
-                self._model = add_lora(self._causal, settings, name)
+                self._model = add_lora(self._base, settings, name)
             else:
                 assert isinstance(self._model, PeftModel)
                 with quiet_peft():
                     self._model.add_adapter(name, settings)
         self._adapters.append(name)
-        self._layers = [m for m in self._causal.modules() if isinstance(m, BaseTunerLayer)]
+        self._layers = [m for m in self._base.modules() if isinstance(m, BaseTunerLayer)]
+        for layer in self._layers:
+            quicken(layer)
         if folder is not None:
-            self._load_weights(name, folder)
+            restore_adapter(self, name, folder)
         if trainable:
-            self._trainable[name] = self.adapter_parameters(name)
+            self._trainable[name] = places_of(self, self.adapter_parameters(name))
+        self._pin_gradients()
+        self.activate(name)
+
+    def add_model(self, name: str, model: PreTrainedModel, *, trainable: bool = False) -> None:
+        """Add a part with weights of its own; the base itself may become a part and train.
+
+        Raises:
+            UserError: The base would train under adapters that were made for it.
+        """
+        if model is self._base and self._adapters and trainable:
+            raise UserError(
+                f"the base cannot train: it carries the adapters {self._adapters}",
+                remedy="load the reward model on a base of its own, or train with LoRA",
+            )
+        if model is not self._base:
+            freeze(model)
+        self.models[name] = model
+        if trainable:
+            self._trainable[name] = places_of(self, list(model.parameters()))
         self._pin_gradients()
         self.activate(name)
 
@@ -132,28 +184,29 @@ class SharedBase(nn.Module):
         head.requires_grad_(trainable)
         self.heads[name] = head
         if trainable:
-            self._trainable[f"{name}.head"] = list(head.parameters())
+            self._trainable[f"{name}.head"] = places_of(self, list(head.parameters()))
         return head
 
     def activate(self, name: str | None) -> None:
-        """Put one adapter in force (None: the bare base); which parameters train stays as it is.
+        """Put one part in force (None: the bare base); which parameters train stays as it is.
 
         peft's own switches walk every module and parameter and change what trains: 30 ms for 30
         blocks, twice a micro-batch. What they set is set here directly.
         """
-        if name is not None and name not in self._adapters:
-            raise KeyError(f"no adapter {name!r}; there are {self._adapters}")
+        if name is not None and not self.has_part(name):
+            raise KeyError(f"no part {name!r}; there are {[*self._adapters, *self.models]}")
         for layer in self._layers:
-            layer._disable_adapters = name is None
-            if name is not None:
+            layer._disable_adapters = name not in self._adapters
+            if name in self._adapters:
                 layer._active_adapter = [name]
         self._active = name
 
     def _pin_gradients(self) -> None:
         """Undo what peft made trainable when an adapter was added."""
-        pinned = {id(p) for parameters in self._trainable.values() for p in parameters}
-        for parameter in self._causal.parameters():
-            parameter.requires_grad_(id(parameter) in pinned)
+        pinned = {id(getattr(*place)) for places in self._trainable.values() for place in places}
+        for model in (self._base, *self.models.values()):
+            for parameter in model.parameters():
+                parameter.requires_grad_(id(parameter) in pinned)
 
     @contextmanager
     def active(self, name: str | None) -> Iterator[None]:
@@ -169,10 +222,24 @@ class SharedBase(nn.Module):
         """Stay in evaluation mode: dropout is off in every part, whatever a trainer asks for."""
         return super().train(False)
 
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Prepare every model to recompute its blocks' activations; see `recomputing`."""
+        kwargs = {**(activation_checkpointing_kwargs or {}), "use_reentrant": False}
+        for model in (self._base, *self.models.values()):
+            model.activation_checkpointing_enable(kwargs, **options)
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Blocks in here keep no activations, once checkpointing is enabled; not for sampling."""
+        with recomputing(self):
+            yield
+
     @property
     def generation_config(self) -> Any:
         """Generation settings of the base, which transformers' trainer keeps in step."""
-        return self._causal.generation_config
+        return self._base.generation_config
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Last hidden states of the trunk under the adapter in force.
@@ -184,27 +251,27 @@ class SharedBase(nn.Module):
         Returns:
             (B, S, H) in the model's dtype.
         """
-        output = self._causal.base_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids(attention_mask),
-            use_cache=False,
-        )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        return last_hidden(self.causal, input_ids, attention_mask)
+
+    @property
+    def vocabulary_head(self) -> nn.Module:
+        """What turns hidden states (..., H) into logits (..., V) for the part in force."""
+        head: nn.Module = self.causal.get_output_embeddings()
+        return head
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits (..., V) of hidden states (..., H), in the model's dtype."""
-        logits: Tensor = self._causal.get_output_embeddings()(hidden)
+        logits: Tensor = self.vocabulary_head(hidden)
         return logits
 
     def adapter_parameters(self, name: str) -> list[nn.Parameter]:
         """LoRA parameters of one adapter, in module order."""
-        return [p for key, p in self._causal.named_parameters() if f".{name}." in key]
+        return [p for key, p in self._base.named_parameters() if f".{name}." in key]
 
     def trainable_parameters(self, name: str) -> list[nn.Parameter]:
         """Parameters that train under `name`: its adapter, then its head."""
-        return [*self._trainable.get(name, []), *self._trainable.get(f"{name}.head", [])]
+        places = [*self._trainable.get(name, []), *self._trainable.get(f"{name}.head", [])]
+        return [getattr(*place) for place in places]
 
     def adapter_state(self, name: str) -> dict[str, Tensor]:
         """LoRA weights of one adapter under peft's key names (without the adapter's name)."""
@@ -224,73 +291,8 @@ class SharedBase(nn.Module):
                 remedy="use the adapter with the base model it was trained on",
             )
 
-    def save_adapter(self, name: str, folder: Path, *, head: bool = False) -> None:
-        """Write an adapter as a peft folder, and its scalar head beside it if wanted."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_adapter(self._model, name, folder)
-        if head:
-            state = {
-                key: value.contiguous() for key, value in self.heads[name].state_dict().items()
-            }
-            save_file(state, folder / "head.safetensors")
-
-    def restore_adapter(self, name: str, folder: Path, *, head: bool = False) -> None:
-        """Put back what `save_adapter` wrote into an adapter that exists here."""
-        self._load_weights(name, folder)
-        if head:
-            self.heads[name].load_state_dict(load_file(folder / "head.safetensors"))
-
-    def _load_weights(self, name: str, folder: Path) -> None:
-        """Load a saved adapter; heads saved beside it are left to their owners."""
-        path = folder / "adapter_model.safetensors"
-        if not path.is_file():
-            raise UserError("no adapter_model.safetensors", where=str(folder))
-        state = {key: value for key, value in load_file(path).items() if "lora_" in key}
-        try:
-            self.load_adapter_state(name, state)
-        except RuntimeError as error:
-            raise UserError(
-                f"the adapter's weights have other shapes than the model ({str(error)[:200]})",
-                where=str(folder),
-                remedy="use it with the base model it was trained on",
-            ) from error
-
 
 def initial_head(hidden_size: int, seed: int) -> Tensor:
     """Starting weight (1, H) of a reward head: N(0, 1 / sqrt(H + 1)) (Stiennon 2020)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(1, hidden_size, generator=generator) / math.sqrt(hidden_size + 1)
-
-
-def _peft_settings(lora: LoraConfig | None, folder: Path | None) -> PeftLora:
-    """Configuration of a fresh adapter, or the one saved in a folder (dropout off)."""
-    if folder is not None:
-        if not (folder / "adapter_config.json").is_file():
-            raise UserError("no adapter_config.json", where=str(folder))
-        settings = PeftLora.from_pretrained(str(folder))
-        if not isinstance(settings, PeftLora):
-            raise UserError("the adapter is not a LoRA", where=str(folder), allowed="peft LoRA")
-    else:
-        shape = lora or LoraConfig()
-        targets: Any = shape.target_modules
-        settings = PeftLora(
-            r=shape.r,
-            lora_alpha=shape.alpha,
-            target_modules=targets if isinstance(targets, str) else list(targets),
-        )
-    settings.task_type, settings.modules_to_save, settings.lora_dropout = "CAUSAL_LM", None, 0.0
-    settings.inference_mode = False
-    return settings
-
-
-@torch.no_grad()
-def _check_plain_head(model: PreTrainedModel) -> None:
-    """Refuse a model whose logits are not its head applied to the trunk's last hidden state."""
-    probe = torch.arange(4, device=model.device)[None] % model.config.vocab_size
-    expected = model(input_ids=probe, use_cache=False).logits
-    hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
-    if not torch.allclose(model.get_output_embeddings()(hidden), expected, atol=1e-3):
-        raise UserError(
-            f"{type(model).__name__} scales or caps its logits after the head",
-            allowed="models whose logits are head(hidden), such as Llama, Qwen, Mistral, GPT-2",
-        )

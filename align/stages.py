@@ -25,6 +25,7 @@ DATA_CODE = (
     "align.gguf",
 )
 TRAIN_CODE = (*DATA_CODE, "align.training", "align.callbacks")
+SHARED_CODE = ("align.shared", "align.trunk", "align.lora", "align.part_files")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Stage:
         code: Modules whose sources decide whether an artifact is up to date.
         models: Models it starts from: role -> name of a stage, or `base`.
         reads: Other sections it reads.
+        check: Checks its section's `trainer` mapping; called only where there is one, because it
+            loads the trainer's library.
     """
 
     name: str
@@ -46,6 +49,36 @@ class Stage:
     code: tuple[str, ...]
     models: dict[str, str]
     reads: tuple[str, ...] = ()
+    check: Callable[[RunConfig], None] | None = None
+
+
+def check_pretrain(config: RunConfig) -> None:
+    """Further arguments of stage 1."""
+    from align.pretrain import check_pretrain as check
+
+    check(config)
+
+
+def check_sft(config: RunConfig) -> None:
+    """Further arguments of stage 2."""
+    from align.sft import check_sft as check
+
+    check(config)
+
+
+def check_reward(config: RunConfig) -> None:
+    """Further arguments of stage 3."""
+    from reward.train import check_reward as check
+
+    check(config)
+
+
+def check_ppo(config: RunConfig) -> None:
+    """Further arguments of stage 4."""
+    from align.ppo.stage import check_ppo as check
+
+    assert config.ppo is not None
+    check(config.ppo)
 
 
 def run_pretrain(config: RunConfig, job: StageJob) -> StageResult:
@@ -79,7 +112,9 @@ def run_ppo(config: RunConfig, job: StageJob) -> StageResult:
     folder = Path(job.inputs["reward"].base)
     loaded = load_model(job.inputs["policy"], device=pick_device(config.device))
     shared = SharedBase(loaded.model)
-    lora = (folder / "adapter").is_dir()
+    assert config.ppo is not None
+    # a base that trains would change under the reward model's adapter
+    lora = (folder / "adapter").is_dir() and config.ppo.lora is not None
     reward = (
         RewardModel.on(shared, folder, loaded.tokenizer, normalised=True)
         if lora
@@ -122,15 +157,37 @@ def gold_function(config: RunConfig, job: StageJob) -> Callable[..., list[float]
 
 
 STAGES = (
-    Stage("pretrain", "1-pretrain", run_pretrain, (*TRAIN_CODE, "align.pretrain"), {}),
-    Stage("sft", "2-sft", run_sft, (*TRAIN_CODE, "align.sft"), {"base": "base"}),
-    Stage("reward", "3-reward", run_reward, (*TRAIN_CODE, "reward"), {"base": "sft"}),
+    Stage(
+        "pretrain",
+        "1-pretrain",
+        run_pretrain,
+        (*TRAIN_CODE, "align.pretrain"),
+        {},
+        check=check_pretrain,
+    ),
+    Stage(
+        "sft",
+        "2-sft",
+        run_sft,
+        (*TRAIN_CODE, "align.sft"),
+        {"base": "base"},
+        check=check_sft,
+    ),
+    Stage(
+        "reward",
+        "3-reward",
+        run_reward,
+        (*TRAIN_CODE, "reward"),
+        {"base": "sft"},
+        check=check_reward,
+    ),
     Stage(
         "ppo",
         "4-ppo",
         run_ppo,
-        (*DATA_CODE, "align.ppo", "align.shared", "align.generation", "reward"),
+        (*DATA_CODE, *SHARED_CODE, "align.ppo", "align.generation", "reward"),
         {"policy": "sft", "reward": "reward"},
+        check=check_ppo,
     ),
     Stage(
         "evals",

@@ -11,7 +11,7 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -87,9 +87,9 @@ def trainer_arguments(
     Raises:
         UserError: An unknown or mistyped argument, or one that the stage sets.
     """
+    check_arguments(kind, name, config, own)
     section: TrainConfig = getattr(config, name)
-    fixed = {**_fixed_arguments(section, config, job), **own}
-    check_trainer_arguments(f"{name}.trainer", section.trainer, kind, fixed)
+    fixed = {**_fixed_arguments(section, config, job.folder), **own}
     given = {**_default_arguments(section), **fixed, **section.trainer}
     if "activation_checkpointing" in {field.name for field in fields(kind)}:  # type: ignore[arg-type]
         # its name from transformers 5.2x on; the old one would be ignored or warn
@@ -97,11 +97,22 @@ def trainer_arguments(
     return kind(**given)
 
 
-def _fixed_arguments(section: TrainConfig, config: RunConfig, job: StageJob) -> dict[str, Any]:
+def check_arguments(kind: type, name: str, config: RunConfig, own: Collection[str]) -> None:
+    """Check a section's `trainer` mapping: see `trainer_arguments`, which calls this, too.
+
+    Raises:
+        UserError: An unknown or mistyped argument, or one that the stage sets.
+    """
+    section: TrainConfig = getattr(config, name)
+    fixed = _fixed_arguments(section, config, Path())
+    check_trainer_arguments(f"{name}.trainer", section.trainer, kind, {*fixed, *own})
+
+
+def _fixed_arguments(section: TrainConfig, config: RunConfig, folder: Path) -> dict[str, Any]:
     """Arguments that have a key of ours, or that exact resumption depends on."""
     device = pick_device(config.device)
     return {
-        "output_dir": str(job.folder / "checkpoints"),
+        "output_dir": str(folder / "checkpoints"),
         "seed": config.seed,
         "data_seed": config.seed,
         "use_cpu": device == "cpu",

@@ -99,7 +99,8 @@ def f1_metrics(stat: str = "f1", positive: int | None = None) -> tuple[Metric, .
     if positive is not None:
         text = f"2 tp / (2 tp + fp + fn) of class {positive}"
         combine = partial(binary_f1, positive=positive)
-        metrics.append(Metric("binary_f1", stat, combine, "higher", text))
+        signature = f"class {positive}"
+        metrics.append(Metric("binary_f1", stat, combine, "higher", text, signature=signature))
     return tuple(metrics)
 
 

@@ -101,7 +101,8 @@ def configured_entries(config: RunConfig, job: StageJob) -> dict[str, Entry]:
         rows, record = load_rows(
             section.data, "text" if section.kind == "perplexity" else "table", job.data
         )
-        settings = section.model_dump(mode="json", exclude={"data"})
+        # `positive` chooses among sums of stored rows; it changes none.
+        settings = section.model_dump(mode="json", exclude={"data", "positive"})
         entries[name] = Entry(tasks[name], rows, record, settings)
     return entries
 

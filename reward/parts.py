@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from align.errors import UserError
-from align.shared import SharedBase, position_ids
+from align.shared import SharedBase
+from align.trunk import position_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,7 +9,6 @@ tokens; pairs longer than `max_length` are left out and counted.
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,12 +28,14 @@ from align.models import load_model, save_model
 from align.references import relative_model
 from align.shared import initial_head
 from align.training import (
+    check_arguments,
     cpu_threads,
     load_split,
     own_randomness,
     run_training,
     trainer_arguments,
     training_reference,
+    write_once,
 )
 from reward.evaluate import Pairs, pair_metrics, score_pairs
 from reward.model import RewardModel
@@ -66,6 +67,16 @@ class QuietRewardTrainer(trl.RewardTrainer):  # type: ignore[misc]  # trl is unt
         """Write nothing."""
 
 
+def check_reward(config: RunConfig) -> None:
+    """Check the section's further trainer arguments.
+
+    Raises:
+        UserError: For the first that does not fit `trl.RewardConfig`.
+    """
+    assert config.reward is not None
+    check_arguments(trl.RewardConfig, "reward", config, _own_arguments(config.reward))
+
+
 def train_reward(config: RunConfig, job: StageJob) -> StageResult:
     """Train the reward model; writes `adapter/` (or `model/`), `samples.jsonl`, `metrics.jsonl`.
 
@@ -95,10 +106,12 @@ def train_reward(config: RunConfig, job: StageJob) -> StageResult:
         tuned = trainer.accelerator.unwrap_model(trainer.model).eval()
         scores = score_pairs(scorer(tuned, tokenizer), judged.rows)
     settings = measured(scores, context)
-    if trainer.is_world_process_zero():
+
+    def write() -> None:
         _save(tuned, tokenizer, settings, job)
         write_rows_atomic(job.folder / "samples.jsonl", scores.samples()[:SAMPLES])
-        shutil.rmtree(job.folder / "checkpoints")
+
+    write_once(trainer, write)
     metrics = pair_metrics(scores) | {
         "score_mean": settings.mean,
         "score_std": settings.std,
@@ -179,6 +192,15 @@ def _adapted(
     return adapted
 
 
+def _own_arguments(section: RewardConfig) -> dict[str, Any]:
+    """Arguments of `trl.RewardConfig` that the stage sets."""
+    return {
+        "center_rewards_coefficient": section.center or None,
+        "max_length": None,  # too long pairs are left out before, and counted
+        "disable_dropout": False,  # the base's is off already; the adapter's follows `lora`
+    }
+
+
 def _trainer(
     config: RunConfig,
     job: StageJob,
@@ -187,13 +209,8 @@ def _trainer(
     pairs: Encoded,
 ) -> QuietRewardTrainer:
     """TRL's trainer on encoded pairs."""
-    section = config.reward
-    assert section is not None
-    own = {
-        "center_rewards_coefficient": section.center or None,
-        "max_length": None,  # too long pairs are left out before, and counted
-        "disable_dropout": False,  # the base's is off already; the adapter's follows `lora`
-    }
+    assert config.reward is not None
+    own = _own_arguments(config.reward)
     arguments = trainer_arguments(trl.RewardConfig, "reward", config, job, own)
     return QuietRewardTrainer(
         model=model,

@@ -31,6 +31,15 @@ def test_it_opens_with_hardware_time_expectation_and_command(path: Path) -> None
     assert f"configs/{path.name}" in head
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_memory_that_the_log_does_not_know_is_called_an_estimate(path: Path, project: Path) -> None:
+    head = path.read_text(encoding="utf-8").split("\nname:")[0]
+    log = (project / "docs" / "log.md").read_text(encoding="utf-8").split("\n\n")
+    for size in re.findall(r"\d+ GB", head):
+        measured = any(path.stem in entry and size in entry for entry in log)
+        assert measured or f"about {size} (memory not measured)" in head
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_its_files_are_among_the_public_slices(path: Path, shared_data: Path) -> None:

@@ -23,6 +23,9 @@ class TaskConfig(Section):
     """Column with the label (its index or text) or the reference translation."""
     choices: tuple[str, ...] | None = None
     """The answers to choose from (classification)."""
+    positive: str | None = None
+    """The choice whose binary F1 is reported, and whose rates by group where there are two choices
+    (classification); default: of two choices the one called positive, yes or true."""
     chat: bool = True
     """Ask through the chat template; false: as plain text."""
     max_new_tokens: Positive = 48

@@ -126,6 +126,17 @@ class RewardConfig(TrainConfig):
     """Weight of (s_chosen + s_rejected)^2, which keeps the scores' mean near 0 (2312.09244)."""
 
 
+class PTXConfig(Section):
+    """Pretraining text mixed into PPO against the alignment tax (Ouyang 2022, eq. 2)."""
+
+    data: SourceConfig
+    """Texts."""
+    coef: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the mean loss a token of text."""
+    max_length: Annotated[int, Field(ge=2)] = 256
+    """Most tokens of a text; the rest is left out."""
+
+
 class PPOStageConfig(Section):
     """PPO against the reward model, on one shared base."""
 
@@ -147,8 +158,11 @@ class PPOStageConfig(Section):
     """Peak learning rate, annealed linearly to zero."""
     critic_learning_rate: Rate | None = None
     """Learning rate of the critic; default: the policy's."""
-    lora: LoraConfig = LoraConfig()
-    """Adapter of the policy; the critic's has the same shape."""
+    critic: Literal["head", "adapter", "model"] = "head"
+    """Values from the policy's own trunk, from a LoRA started from the reward model, or from a
+    model with weights of its own (see docs/ppo.md for cost and learning)."""
+    lora: LoraConfig | None = LoraConfig()
+    """Adapter of the policy (and of the critic, if it has one); null trains all weights."""
     max_prompt_length: Positive = 64
     """Longest prompt P in tokens; longer prompts are left out and counted."""
     response_length: Positive = 32
@@ -158,13 +172,23 @@ class PPOStageConfig(Section):
     kl_coef: Annotated[float, Field(ge=0)] = 0.05
     """Weight beta of the KL penalty a token."""
     kl_budget: Annotated[float, Field(gt=0)] | None = None
-    """Most KL to the reference (nats a response) that the report calls within budget."""
+    """Most KL to the reference (nats a response) that the report calls within budget; a warning
+    tells when training exceeds it."""
+    kl_target: Annotated[float, Field(gt=0)] | None = None
+    """Wanted KL (nats a response); adapts the penalty's weight from `kl_coef` on."""
+    ptx: PTXConfig | None = None
+    """Pretraining text to keep what the model knew."""
     truncation: Literal["penalty", "replace", "bootstrap", "none"] = "penalty"
     """What a response cut off without EOS gets (see docs/ppo.md)."""
     truncation_penalty: float = 1.0
     """Subtracted (penalty) from the score of a cut response, or in its place with a minus sign."""
     checkpoint_updates: Positive = 5
     """Updates between two resumable checkpoints."""
+    eval_updates: Positive | None = None
+    """Updates between evaluations on held-out prompts; must be a multiple of checkpoint_updates."""
+    keep: Literal["last", "best"] = "last"
+    """The policy that the stage leaves: the last one, or of those evaluated the one that is best by
+    the gold reward (by the score where there is none)."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `align.ppo.PPOConfig`, checked against it."""
 
@@ -175,5 +199,12 @@ class PPOStageConfig(Section):
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of "
                 f"mini_batches * micro_batch_size ({unit})"
+            )
+        if self.keep == "best" and not self.eval_updates:
+            raise ValueError("keep: best needs eval_updates")
+        if self.eval_updates and self.eval_updates % self.checkpoint_updates:
+            raise ValueError(
+                f"eval_updates ({self.eval_updates}) must be a multiple of "
+                f"checkpoint_updates ({self.checkpoint_updates})"
             )
         return self

@@ -1,9 +1,8 @@
-"""Policy, reference and critic of one shared base at work: responding and measuring."""
+"""Policy, reference and critic at work without learning: responding and measuring."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -14,15 +13,9 @@ from align.data.encoding import decode_response
 from align.errors import UserError
 from align.generation import Response, Sampling, generate
 from align.ppo.config import PPOConfig
+from align.ppo.passes import Passes
 from align.ppo.prompts import PromptBatch
-from align.ppo.rollout import (
-    Rollout,
-    response_hidden,
-    start_rollout,
-    state_values,
-    token_logprobs,
-)
-from align.shared import SharedBase
+from align.ppo.rollout import Rollout, start_rollout
 
 
 def ppo_sampling(args: PPOConfig, tokenizer: PreTrainedTokenizerBase | None) -> Sampling:
@@ -48,53 +41,106 @@ class Actor:
     """The parts of PPO that only look: nothing here leaves a gradient.
 
     Attributes:
-        shared: Base with the adapters `policy` and `critic` and the critic's head.
+        passes: Policy, reference and critic.
         tokenizer: Decodes responses.
         sampling: How to draw responses.
         at_once: Most responses sampled together.
         micro_batch: Sequences a forward pass.
-        autocast: Context of the passes through the trunk (mixed precision).
+        exact: Whether the sampler's numbers are those of a pass over the whole response (float32),
+            so that the policy needs no second pass.
+        anyone: Whether any process still samples; see `generate`.
     """
 
-    shared: SharedBase
+    passes: Passes
     tokenizer: PreTrainedTokenizerBase
     sampling: Sampling
     at_once: int
     micro_batch: int
-    autocast: Callable[[], AbstractContextManager[None]]
+    exact: bool = False
+    anyone: Callable[[bool], bool] = bool
 
     def respond(self, batch: PromptBatch, generator: torch.Generator) -> list[Response]:
-        """One response of the policy to each prompt."""
-        responses: list[Response] = []
-        with self.shared.active("policy"), self.autocast():
+        """One response of the policy to each prompt; prompts of like length are sampled together.
+
+        Every response has draws of its own, so neither the order nor `at_once` changes it.
+        """
+        shared = self.passes.shared
+        probe = shared.heads["critic"] if self.passes.critic_on_policy else None
+        draws = torch.rand(len(batch), self.sampling.max_new_tokens, generator=generator)
+        order = sorted(range(len(batch)), key=lambda i: len(batch.ids[i]))
+        responses: dict[int, Response] = {}
+
+        def sample(rows: list[int]) -> list[Response]:
+            return generate(
+                shared.causal,
+                [batch.ids[row] for row in rows],
+                self.sampling,
+                draws=draws[rows],
+                probe=probe,
+                anyone=self.anyone,
+            )
+
+        with shared.active("policy"), self.passes.autocast():
             for first in range(0, len(batch), self.at_once):
-                prompts = batch.ids[first : first + self.at_once]
-                responses += generate(self.shared.causal, prompts, self.sampling, generator)
-        return responses
+                rows = order[first : first + self.at_once]
+                found = shared(lambda rows=rows: sample(rows))
+                responses |= dict(zip(rows, found, strict=True))
+        return [responses[row] for row in range(len(batch))]
 
     def texts(self, responses: list[Response]) -> list[str]:
         """The responses as reward functions see them."""
         return [decode_response(self.tokenizer, response.ids) for response in responses]
 
     @torch.no_grad()
-    def measure(self, batch: PromptBatch, responses: list[Response]) -> Rollout:
-        """The rollout with log-probabilities of policy and reference, and values (B, T + 1)."""
-        rollout = start_rollout(batch.ids, responses, self.sampling.pad_id, self.shared.device)
-        indices = torch.arange(len(rollout), device=self.shared.device).split(self.micro_batch)
-        parts = [rollout.rows(index) for index in indices]
-        for adapter, name in (("policy", "logprobs"), (None, "reference"), ("critic", "values")):
-            with self.shared.active(adapter):
-                for index, part in zip(indices, parts, strict=True):
-                    measured = self._values(part) if adapter == "critic" else self._logprobs(part)
-                    getattr(rollout, name)[index, : measured.shape[1]] = measured
+    def measure(
+        self, batch: PromptBatch, responses: list[Response], *, last_value: bool = False
+    ) -> Rollout:
+        """The rollout with log-probabilities of policy and reference, and values (B, T + 1).
+
+        Args:
+            batch: The prompts.
+            responses: What the policy has just sampled.
+            last_value: Whether the value after the last token is needed, which no sampler saw.
+        """
+        device = self.passes.shared.device
+        rollout = start_rollout(batch.ids, responses, self.sampling.pad_id, device)
+        reuse = self.exact and not (last_value and self.passes.critic_on_policy)
+        if reuse:
+            rollout.logprobs.copy_(rollout.sampler_logprobs)
+            rollout.values[:, :-1] = rollout.sampler_values
+        for index in rollout.by_length(self.micro_batch):
+            part = rollout.rows(index)
+            _put(rollout.reference, index, self.passes.reference(part))
+            if not reuse:
+                found = self.passes.policy(part)
+                _put(rollout.logprobs, index, found.logprobs)
+                if found.values is not None:
+                    _put(rollout.values, index, found.values)
+            if not self.passes.critic_on_policy:
+                _put(rollout.values, index, self.passes.critic(part))
         return rollout
 
-    def _logprobs(self, part: Rollout) -> Tensor:
-        with self.autocast():
-            hidden = response_hidden(self.shared, part)
-            return token_logprobs(self.shared, hidden, part, self.sampling.temperature)
 
-    def _values(self, part: Rollout) -> Tensor:
-        with self.autocast():
-            hidden = response_hidden(self.shared, part)
-        return state_values(self.shared, hidden)
+def make_actor(
+    passes: Passes,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: Sampling,
+    args: PPOConfig,
+    anyone: Callable[[bool], bool] = bool,
+) -> Actor:
+    """The actor of a trainer. A cached step and a full pass agree only in full precision."""
+    full = passes.shared.base.dtype == torch.float32 and not (args.bf16 or args.fp16)
+    return Actor(
+        passes,
+        tokenizer,
+        sampling,
+        at_once=args.generation_batch_size or args.local_rollout_size,
+        micro_batch=args.per_device_train_batch_size,
+        exact=full and not args.recompute_logprobs,
+        anyone=anyone,
+    )
+
+
+def _put(whole: Tensor, index: Tensor, part: Tensor) -> None:
+    """Write a micro-batch (n, t) into its rows of the whole (B, T)."""
+    whole[index, : part.shape[1]] = part

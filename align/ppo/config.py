@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
 from align.errors import UserError
 from align.ppo.rewards import Truncation
+from align.ppo.scale import Normalisation
+
+Critic = Literal["head", "adapter", "model"]
 
 
 def _help(text: str, default: Any) -> Any:
@@ -36,6 +39,7 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc]  # transformers is unt
     save_strategy: str = _help("See `checkpoint_updates`.", "no")
 
     total_episodes: int = _help("Responses sampled in all, over all processes.", 1024)
+    generation_batch_size: int | None = _help("Responses sampled together; default: all.", None)
     num_ppo_epochs: int = _help("Epochs over one rollout.", 4)
     num_mini_batches: int = _help("Optimizer steps an epoch.", 1)
     max_prompt_length: int = _help("Longest prompt P in tokens; longer ones are left out.", 512)
@@ -47,12 +51,34 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc]  # transformers is unt
     cliprange: float = _help("Half width of the ratio's trust interval.", 0.2)
     cliprange_value: float = _help("Most a value may move from the old one.", 0.2)
     vf_coef: float = _help("Weight of the value loss.", 0.1)
+    critic: Critic = _help(  # noqa: RUF009 - a field, as transformers spells it
+        "Values from the policy's trunk (head), from a LoRA of their own (adapter) or from a model "
+        "of their own (model).",
+        "adapter",
+    )
+    critic_warmup_updates: int = _help("First updates that train the critic alone.", 0)
     critic_learning_rate: float | None = _help("Default: `learning_rate`.", None)
     critic_adapter: str | None = _help("Folder of a LoRA the critic starts from.", None)
+    recompute_logprobs: bool = _help(
+        "Measure the policy again even where the sampler's numbers are exact (float32).", False
+    )
+    entropy_coef: float = _help("Weight of an entropy bonus (nats a token).", 0.0)
+    ptx_coef: float = _help("Weight of the pretraining (PTX) loss on `ptx_dataset`.", 0.0)
+    ptx_max_length: int = _help("Most tokens of a pretraining text.", 256)
+    early_stop_kl: float | None = _help(
+        "Approximate KL (nats a token) on a minibatch that ends an update's epochs.", None
+    )
+    kl_budget: float | None = _help("KL (nats a response) above which a warning is given.", None)
     gamma: float = _help("Discount.", 1.0)
     lam: float = _help("Lambda of GAE.", 0.95)
     whiten_rewards: bool = _help("Scale rewards to variance 1 (mean kept).", False)
-    score_clip: float | None = _help("Scores are clipped to +- this.", None)
+    reward_weights: list[float] | None = _help(  # noqa: RUF009 - as transformers spells it
+        "Weight of each reward function; default 1.", None
+    )
+    score_normalisation: Normalisation = _help(  # noqa: RUF009 - a field, as transformers spells it
+        "Scores to mean 0, std 1: none, reference (first update's), running (all so far).", "none"
+    )
+    score_clip: float | None = _help("Scores are clipped to +- this, after normalisation.", None)
     truncation: Truncation = _help(  # noqa: RUF009 - a field, as transformers spells it
         "What a response without EOS gets: penalty, replace, bootstrap, none.", "penalty"
     )
@@ -110,12 +136,19 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc]  # transformers is unt
             "total_episodes": (1, 10**12), "response_length": (1, 10**6),
             "max_prompt_length": (1, 10**7), "temperature": (1e-6, 100), "kl_coef": (0, 1e6),
             "cliprange": (0, 10), "cliprange_value": (0, 1e9), "vf_coef": (0, 1e6),
-            "gamma": (0, 1), "lam": (0, 1), "truncation_penalty": (0, 1e9),
+            "entropy_coef": (0, 1e6), "ptx_coef": (0, 1e6), "ptx_max_length": (2, 10**7),
+            "critic_warmup_updates": (0, 10**9), "gamma": (0, 1), "lam": (0, 1),
+            "truncation_penalty": (0, 1e9),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UserError(f"{name}={value!r}", allowed=f"{low} to {high}")
-        allowed = ("penalty", "replace", "bootstrap", "none")
-        if self.truncation not in allowed:
-            raise UserError(f"truncation={self.truncation!r}", allowed=", ".join(allowed))
+        choices = {
+            "truncation": get_args(Truncation),
+            "critic": get_args(Critic),
+            "score_normalisation": get_args(Normalisation),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name}={getattr(self, name)!r}", allowed=", ".join(allowed))

@@ -48,7 +48,7 @@ def collect(
     beta: float,
     shaping: Shaping,
     reduce: Reduce = local,
-    largest: Reduce = local,
+    scaled: Tensor | None = None,
 ) -> tuple[Rollout, dict[str, float]]:
     """Fill in rewards, advantages and returns.
 
@@ -58,13 +58,14 @@ def collect(
         beta: Weight of the KL penalty.
         shaping: Clipping, truncation rule, discount and lambda.
         reduce: Sums a tensor over all processes.
-        largest: The largest of a scalar over all processes.
+        scaled: (B,) scores to train on, where they are not the raw ones.
 
     Returns:
         The rollout with values (B, T), and its metrics. Returns are computed before whitening.
     """
     scores = scores.to(measured.mask.device)
-    rewards = _rewards(measured, scores, beta, shaping, reduce)
+    used = scores if scaled is None else scaled.to(scores)
+    rewards = _rewards(measured, used, beta, shaping, reduce)
     values = measured.values[:, :-1]
     advantages, returns = gae(rewards, values, measured.mask, shaping.gamma, shaping.lam)
     rollout = replace(
@@ -74,7 +75,7 @@ def collect(
         returns=returns,
         scores=scores,
     )
-    return rollout, rollout_metrics(rollout, rewards, reduce, largest)
+    return rollout, rollout_metrics(rollout, rewards, reduce)
 
 
 def _rewards(

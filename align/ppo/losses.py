@@ -97,12 +97,6 @@ def value_loss(
     return ValueLoss(loss, ((clipped > unclipped) & mask).sum())
 
 
-def entropy(logprobs: Tensor) -> Tensor:
-    """Entropy (...) in nats of categorical distributions with log-probabilities (..., V)."""
-    entropies: Tensor = torch.special.entr(logprobs.exp()).sum(-1)
-    return entropies
-
-
 def explained_variance(
     values: Tensor, returns: Tensor, mask: Tensor, reduce: Reduce = local
 ) -> Tensor:

@@ -1,4 +1,4 @@
-"""What one round of sampling produced, and the model passes over it.
+"""What one round of sampling produced.
 
 Shapes: B batch, P prompt length (left padded), T response length (right padded), S = P + T,
 H hidden, V vocabulary. `mask` is made once, from the lengths of the sampled responses, and travels.
@@ -7,14 +7,11 @@ H hidden, V vocabulary. `mask` is made once, from the lengths of the sampled res
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from align.generation import Response, pad_left
-from align.ppo.losses import entropy
-from align.shared import SharedBase
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,7 @@ class Rollout:
         mask: (B, T) bool, from lengths.
         finished: (B,) bool, ended with a stop token.
         sampler_logprobs: (B, T) of the sampler.
+        sampler_values: (B, T) of the critic's head while sampling; 0 where it has its own trunk.
         logprobs: (B, T) of the policy before the update ("old").
         reference: (B, T) log-probabilities of the reference.
         values: (B, T) of the critic before the update; (B, T + 1) until rewards are known, the last
@@ -43,6 +41,7 @@ class Rollout:
     mask: Tensor
     finished: Tensor
     sampler_logprobs: Tensor
+    sampler_values: Tensor
     logprobs: Tensor
     reference: Tensor
     values: Tensor
@@ -52,6 +51,11 @@ class Rollout:
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
+
+    def by_length(self, size: int) -> list[Tensor]:
+        """Indices of all rows in micro-batches of `size`; those of like length together."""
+        lengths = self.prompt_mask.sum(-1) + self.mask.sum(-1)
+        return list(lengths.argsort(descending=True, stable=True).split(size))
 
     def rows(self, index: Tensor) -> Rollout:
         """The rows `index` (n,), with padding columns that none of them needs cut off."""
@@ -67,13 +71,6 @@ class Rollout:
         return Rollout(**cut)
 
 
-class TokenStatistics(NamedTuple):
-    """Log-probabilities and entropies (nats) of response tokens, (B, T) each, float32."""
-
-    logprobs: Tensor
-    entropy: Tensor
-
-
 def start_rollout(
     prompts: list[list[int]], responses: list[Response], pad_id: int, device: torch.device
 ) -> Rollout:
@@ -82,10 +79,11 @@ def start_rollout(
     lengths = torch.tensor([len(response.ids) for response in responses])
     width = int(lengths.max())
     response_ids = torch.full((len(responses), width), pad_id)
-    sampler = torch.zeros(len(responses), width)
+    sampler, values = torch.zeros(2, len(responses), width)
     for row, response in enumerate(responses):
         response_ids[row, : len(response.ids)] = torch.tensor(response.ids)
         sampler[row, : len(response.ids)] = torch.tensor(response.logprobs)
+        values[row, : len(response.values)] = torch.tensor(response.values)
     zeros = torch.zeros(len(responses), width)
     parts = {
         "prompt_ids": prompt_ids,
@@ -94,6 +92,7 @@ def start_rollout(
         "mask": torch.arange(width)[None] < lengths[:, None],
         "finished": torch.tensor([response.finished for response in responses]),
         "sampler_logprobs": sampler,
+        "sampler_values": values,
         "scores": torch.zeros(len(responses)),
     }
     measured = dict.fromkeys(_MEASURED, zeros) | {"values": torch.zeros(len(responses), width + 1)}
@@ -101,67 +100,3 @@ def start_rollout(
 
 
 _MEASURED = ("logprobs", "reference", "values", "advantages", "returns")
-
-
-def response_hidden(shared: SharedBase, rollout: Rollout) -> Tensor:
-    """Hidden states of the prompt's last and all response positions under the active adapter.
-
-    Returns:
-        (B, T + 1, H): entry t is the state before response token t; the last one is the state
-        after the whole response.
-    """
-    ids = torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1)
-    mask = torch.cat([rollout.prompt_mask, rollout.mask], dim=1)
-    return shared.hidden(ids, mask.long())[:, rollout.prompt_ids.shape[1] - 1 :]
-
-
-def token_statistics(
-    shared: SharedBase, hidden: Tensor, rollout: Rollout, temperature: float
-) -> TokenStatistics:
-    """Log-probability and entropy of each response token at the sampling temperature.
-
-    The vocabulary head, which can cost more than the trunk, runs on the masked tokens alone.
-
-    Args:
-        shared: The base whose vocabulary head is applied.
-        hidden: (B, T + 1, H) of `response_hidden`.
-        rollout: Response ids and mask.
-        temperature: Divides the logits, as in sampling.
-
-    Returns:
-        (B, T) each, 0 in padding.
-    """
-    every = _vocabulary_logprobs(shared, hidden, rollout.mask, temperature)
-    return TokenStatistics(_chosen(every, rollout), _on_mask(entropy(every.detach()), rollout.mask))
-
-
-def token_logprobs(
-    shared: SharedBase, hidden: Tensor, rollout: Rollout, temperature: float
-) -> Tensor:
-    """The log-probabilities of `token_statistics` alone, (B, T)."""
-    return _chosen(_vocabulary_logprobs(shared, hidden, rollout.mask, temperature), rollout)
-
-
-def _vocabulary_logprobs(
-    shared: SharedBase, hidden: Tensor, mask: Tensor, temperature: float
-) -> Tensor:
-    """Log-probabilities (N, V), float32, of every token at the N masked places."""
-    logits = shared.logits(hidden[:, :-1][mask]).float()
-    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
-
-
-def _chosen(every: Tensor, rollout: Rollout) -> Tensor:
-    """Log-probabilities (B, T) of the response's tokens from those of all (N, V)."""
-    chosen = every.gather(-1, rollout.response_ids[rollout.mask][:, None]).squeeze(-1)
-    return _on_mask(chosen, rollout.mask)
-
-
-def _on_mask(values: Tensor, mask: Tensor) -> Tensor:
-    """Values (N,) put back to their masked places (B, T), 0 elsewhere."""
-    return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
-
-
-def state_values(shared: SharedBase, hidden: Tensor) -> Tensor:
-    """The critic's value of every state: (B, T + 1) float32 from hidden (B, T + 1, H)."""
-    values: Tensor = shared.heads["critic"](hidden.float()).squeeze(-1)
-    return values

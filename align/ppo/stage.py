@@ -14,6 +14,7 @@ from align.callbacks import StageCallback, last_complete_checkpoint
 from align.config import PPOStageConfig, RunConfig
 from align.data.sources import load_rows
 from align.data.splits import split_holdout
+from align.part_files import save_part
 from align.ppo.config import PPOConfig
 from align.ppo.scoring import RewardFunction
 from align.ppo.trainer import PPOTrainer
@@ -32,7 +33,9 @@ OWNED = frozenset(
         "learning_rate", "critic_learning_rate", "critic_adapter", "total_episodes",
         "num_ppo_epochs", "num_mini_batches", "per_device_train_batch_size", "max_steps",
         "gradient_accumulation_steps", "max_prompt_length", "response_length", "temperature",
-        "kl_coef", "truncation", "truncation_penalty", "checkpoint_updates",
+        "kl_coef", "kl_target", "kl_budget", "truncation", "truncation_penalty",
+        "checkpoint_updates", "eval_updates", "critic", "ptx_coef", "ptx_max_length",
+        "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
     }
 )  # fmt: skip
 """Arguments of `PPOConfig` that the stage sets itself."""
@@ -75,18 +78,23 @@ def train_ppo(config: RunConfig, job: StageJob, parts: PPOParts) -> StageResult:
     assert section is not None
     check_ppo(section)
     train, held, records = load_prompts(config, job)
+    texts = None
+    if section.ptx is not None:
+        texts, record = load_rows(section.ptx.data, "text", job.data)
+        records.append(record)
     log, checkpoints = MetricsLog(job.folder / "metrics.jsonl"), job.folder / "checkpoints"
     resume = last_complete_checkpoint(checkpoints)
     trainer = PPOTrainer(
         model=parts.shared,
         reward_funcs=parts.reward_funcs,
-        args=ppo_arguments(config, checkpoints, parts.critic_adapter),
+        args=ppo_arguments(config, checkpoints, parts.critic_adapter, gold=parts.gold is not None),
         train_dataset=train,
         eval_dataset=held,
         processing_class=parts.tokenizer,
         peft_config=section.lora,
         callbacks=[StageCallback("4-ppo", job.progress, log, SHOWN)],
         gold_func=parts.gold,
+        ptx_dataset=texts,
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.prompts.dropped:
@@ -95,8 +103,8 @@ def train_ppo(config: RunConfig, job: StageJob, parts: PPOParts) -> StageResult:
     return _finish(config, job, trainer, records)
 
 
-def ppo_arguments(config: RunConfig, folder: Path, critic: Path | None) -> PPOConfig:
-    """`PPOConfig` of a run."""
+def ppo_arguments(config: RunConfig, folder: Path, critic: Path | None, *, gold: bool) -> PPOConfig:
+    """`PPOConfig` of a run; `gold`: whether a gold reward is watched."""
     from align.models import pick_device
 
     section = config.ppo
@@ -111,6 +119,7 @@ def ppo_arguments(config: RunConfig, folder: Path, critic: Path | None) -> PPOCo
         save_total_limit=2,
         learning_rate=section.learning_rate,
         critic_learning_rate=section.critic_learning_rate,
+        critic=section.critic,
         critic_adapter=str(critic) if critic else None,
         total_episodes=updates * section.batch_size,
         num_ppo_epochs=section.ppo_epochs,
@@ -121,11 +130,34 @@ def ppo_arguments(config: RunConfig, folder: Path, critic: Path | None) -> PPOCo
         response_length=section.response_length,
         temperature=section.temperature,
         kl_coef=section.kl_coef,
+        kl_target=section.kl_target,
+        kl_budget=section.kl_budget,
         truncation=section.truncation,
         truncation_penalty=section.truncation_penalty,
         checkpoint_updates=section.checkpoint_updates,
+        eval_updates=section.eval_updates,
+        **_text_arguments(section),
+        **_best_arguments(section, gold=gold),
         **section.trainer,
     )
+
+
+def _text_arguments(section: PPOStageConfig) -> dict[str, Any]:
+    """Arguments of the PTX loss."""
+    if section.ptx is None:
+        return {}
+    return {"ptx_coef": section.ptx.coef, "ptx_max_length": section.ptx.max_length}
+
+
+def _best_arguments(section: PPOStageConfig, *, gold: bool) -> dict[str, Any]:
+    """Arguments that keep the best evaluated policy."""
+    if section.keep == "last":
+        return {}
+    return {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "gold" if gold else "score",
+        "greater_is_better": True,
+    }
 
 
 def _finish(
@@ -133,15 +165,21 @@ def _finish(
 ) -> StageResult:
     """Write the adapters, samples and KL budget; drop the checkpoints."""
     folder = job.folder
-    trainer.shared.save_adapter("policy", folder / "adapter")
-    trainer.shared.save_adapter("critic", folder / "critic", head=True)
+    assert config.ppo is not None
+    kind = "adapter" if config.ppo.lora is not None else "model"
+    save_part(trainer.shared, "policy", folder / kind)
+    save_part(trainer.shared, "critic", folder / "critic")
+    if kind == "model":
+        trainer.tokenizer.save_pretrained(folder / kind)
     metrics = trainer.evaluate()
     write_rows_atomic(folder / "samples.jsonl", trainer.samples)
-    assert config.ppo is not None
-    write_json_atomic(folder / "ppo.json", {"kl_budget": config.ppo.kl_budget, "eval": metrics})
+    found = {"kl_budget": config.ppo.kl_budget, "eval": metrics, "warnings": trainer.memory.alarms}
+    write_json_atomic(folder / "ppo.json", found)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return StageResult(
-        metrics={**metrics, "kl_budget": config.ppo.kl_budget, "beta": trainer.kl_controller.beta},
+        metrics={**metrics, "kl_budget": config.ppo.kl_budget, "beta": trainer.memory.kl.beta},
         data=records,
-        model=relative_model(job.inputs["policy"], folder, ("adapter",)),
+        model=relative_model(job.inputs["policy"], folder, ("adapter",))
+        if kind == "adapter"
+        else {"base": kind, "adapters": []},
     )

@@ -1,24 +1,26 @@
 """PPO with a critic and any reward on one shared base, as a `transformers.Trainer`.
 
 Source: Schulman 2017 (1707.06347), Ziegler 2019 (1909.08593), and the implementation details of
-2403.17031. Departures: policy, critic and reference are adapters of one model instead of copies;
-policy and critic gradients are clipped apart, so that a large value error cannot shrink the
-policy's step. transformers' loop owns optimizer steps, schedules, checkpoints and callbacks: its
-"batches" are numbered micro-steps, and the rollout of an update is sampled at its first one.
+2403.17031. Departures: policy, critic and reference are parts of one model instead of copies
+(`align.ppo.parts`); policy and critic gradients are clipped apart, so that a large value error
+cannot shrink the policy's step. transformers' loop owns optimizer steps, schedules, checkpoints and
+callbacks: its "batches" are numbered micro-steps, and an update's first one samples its rollout.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig as PeftLora
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -26,18 +28,23 @@ from transformers import (
     TrainerControl,
 )
 
-from align.artifacts import write_json_atomic
 from align.config import LoraConfig
 from align.errors import UserError
-from align.ppo.actor import Actor, ppo_sampling
+from align.ppo.actor import make_actor, ppo_sampling
+from align.ppo.alarms import alarms
+from align.ppo.card import write_card
+from align.ppo.classifier import reward_functions
+from align.ppo.collector import Collector
 from align.ppo.config import PPOConfig
-from align.ppo.experience import collect
-from align.ppo.learner import Learner, add_parts
-from align.ppo.prompts import EVALUATE, SAMPLE, PromptSet, scheduled_indices, stream
-from align.ppo.rewards import AdaptiveKL
+from align.ppo.learner import Learner
+from align.ppo.memory import Memory
+from align.ppo.parts import add_parts, parameter_groups, restore_parts, save_parts
+from align.ppo.passes import Passes
+from align.ppo.pretraining import text_set
+from align.ppo.prompts import PromptSet
 from align.ppo.rollout import Rollout
-from align.ppo.scoring import RewardFunction, sample_rows, score_responses
-from align.ppo.watch import Watch, check_finite, response_metrics
+from align.ppo.scoring import RewardFunction
+from align.ppo.watch import Watch, check_finite
 from align.shared import SharedBase
 
 
@@ -45,24 +52,29 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Train a policy with PPO.
 
     Args:
-        model: A causal LM, or a `SharedBase` that may already hold a reward model.
-        reward_funcs: One or more callables `(prompts, completions, **columns) -> list[float]`;
-            their scores are added.
+        model: A causal LM, its id or folder, or a `SharedBase`, which may hold a reward model.
+        reward_funcs: One or more of: a callable `(prompts, completions, **columns) -> list[float]`,
+            a sequence classifier with one label, or the id or folder of one. Scores are added with
+            `reward_weights`.
         args: Hyper-parameters.
         train_dataset: Rows with `prompt` (text or messages); other columns reach the functions.
         eval_dataset: Held-out rows of the same form.
-        processing_class: The tokenizer; its pad token must not be its EOS.
-        peft_config: Shape of the policy's and the critic's LoRA.
+        processing_class: The tokenizer; default: the model's.
+        reward_processing_classes: Tokenizers of the classifiers among `reward_funcs`.
+        peft_config: LoRA of the policy (and of the critic); None trains all weights.
         callbacks: Callbacks of transformers.
         gold_func: A reward that is only watched on held-out prompts, never trained on.
+        ref_model: Reference of the KL penalty; default: the model as it is before PPO.
+        value_model: A critic with weights of its own, on the same tokenizer.
+        ptx_dataset: Rows with `text` for the pretraining loss (`ptx_coef`).
 
     Example:
         >>> trainer = PPOTrainer(
-        ...     model=model,
+        ...     model="HuggingFaceTB/SmolLM2-135M-Instruct",
         ...     reward_funcs=lambda prompts, completions, **_: [len(c) for c in completions],
         ...     args=PPOConfig(output_dir="out", total_episodes=256),
         ...     train_dataset=[{"prompt": "Once upon a time"}],
-        ...     processing_class=tokenizer,
+        ...     peft_config=LoraConfig(r=16),
         ... )
         >>> trainer.train()
         >>> trainer.save_model("out/policy")
@@ -77,47 +89,57 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def __init__(
         self,
-        model: PreTrainedModel | SharedBase,
-        reward_funcs: RewardFunction | Sequence[RewardFunction],
+        model: PreTrainedModel | SharedBase | str,
+        reward_funcs: Any,
         args: PPOConfig,
         train_dataset: Any,
         eval_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        peft_config: LoraConfig | None = None,
+        reward_processing_classes: Any = None,
+        peft_config: LoraConfig | PeftLora | None = None,
         callbacks: list[TrainerCallback] | None = None,
         gold_func: RewardFunction | None = None,
+        ref_model: PreTrainedModel | None = None,
+        value_model: PreTrainedModel | None = None,
+        ptx_dataset: Any = None,
     ) -> None:
+        if isinstance(model, str):
+            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
+            model = AutoModelForCausalLM.from_pretrained(model)
         sampling = ppo_sampling(args, processing_class)
         assert processing_class is not None
         shared = model if isinstance(model, SharedBase) else SharedBase(model)
-        add_parts(shared, args, peft_config or LoraConfig())
-        self.shared = shared
+        add_parts(shared, args, peft_config, ref_model, value_model)
+        self.shared, self.args = shared, args
         self.tokenizer: PreTrainedTokenizerBase = processing_class
-        self.reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
-        self.gold_func = gold_func
-        self.prompts = self._prompt_set(train_dataset, args)
-        self.kl_controller = AdaptiveKL(args.kl_coef, args.kl_target, args.kl_horizon)
+        self.reward_funcs = reward_functions(
+            reward_funcs, reward_processing_classes, args.reward_weights, args.device
+        )
+        self.prompts = self._prompt_set(train_dataset)
+        texts = text_set(ptx_dataset, processing_class, args)
+        self.memory = Memory.start(args)
         self.rollout: Rollout | None = None
         self.samples: list[dict[str, Any]] = []
         self.watch = Watch()
         super().__init__(
             model=shared,
             args=args,
-            eval_dataset=None if eval_dataset is None else self._prompt_set(eval_dataset, args),
+            eval_dataset=None if eval_dataset is None else self._prompt_set(eval_dataset),
             processing_class=processing_class,
             data_collator=_micro_step,
             callbacks=[*(callbacks or []), _UpdateEnd(self)],
         )
         # the callback that ends an update must log before those of the caller read the log
         self.callback_handler.callbacks.sort(key=lambda c: not isinstance(c, _UpdateEnd))
-        self.learner = Learner(shared, args, self.accelerator)
-        self.actor = Actor(
-            shared,
-            processing_class,
-            sampling,
-            at_once=args.local_rollout_size,
-            micro_batch=args.per_device_train_batch_size,
-            autocast=self.accelerator.autocast,
+        passes = Passes(shared, args.temperature, self.accelerator.autocast)
+        self.learner = Learner(passes, args, self.accelerator, texts)
+        self.collector = Collector(
+            make_actor(passes, processing_class, sampling, args, self.learner.processes.anyone),
+            self.reward_funcs,
+            gold_func,
+            args,
+            self.memory,
+            self.learner.processes,
         )
 
     # transformers.Trainer's hooks
@@ -131,12 +153,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         """Adam over exactly the policy's and the critic's parameters, without weight decay."""
         if self.optimizer is None:
             kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args, model)
-            critic_rate = self.args.critic_learning_rate or self.args.learning_rate
-            groups: list[dict[str, Any]] = [
-                {"params": self.shared.trainable_parameters("policy")},
-                {"params": self.shared.trainable_parameters("critic"), "lr": critic_rate},
-            ]
-            self.optimizer = kind([group | {"weight_decay": 0.0} for group in groups], **options)
+            self.optimizer = kind(parameter_groups(self.shared, self.args), **options)
         return self.optimizer
 
     def training_step(
@@ -146,9 +163,13 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         update, within = divmod(inputs["micro_step"], self._micro_steps)
         if within == 0 or self.rollout is None:
             self.rollout = self._collect(update)
+            self.learner.stopped = False
         with self.watch.phase("optimise"):
             part, tokens = self.learner.micro_batch(self.rollout, update, within)
-            return self.learner.backward(part, tokens, self.watch)
+            loss = self.learner.backward(part, tokens, update, self.watch)
+            if update >= self.args.critic_warmup_updates:
+                self.learner.text_step(inputs["micro_step"], self.watch)
+            return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clip the policy's and the critic's gradients apart; returns the policy's norm."""
@@ -156,38 +177,42 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm found while clipping; without clipping, it is found here."""
-        if grad_norm is None:
-            return self.learner.end_gradients(math.inf, self.watch)
-        return grad_norm
+        unclipped = grad_norm is None
+        return self.learner.end_gradients(math.inf, self.watch) if unclipped else grad_norm
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write the policy's adapter, the critic (adapter and head) and the tokenizer."""
+        """Write the policy (adapter or model), the critic, the tokenizer and a model card."""
         folder = Path(output_dir or str(self.args.output_dir))
-        self.shared.save_adapter("policy", folder)
-        self.shared.save_adapter("critic", folder / "critic", head=True)
+        save_parts(self.shared, folder)
         self.tokenizer.save_pretrained(folder)
+        self._write_card(folder)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write the card beside the model again; `save_model` has done it already."""
+        if self.is_world_process_zero():
+            self._write_card(Path(str(self.args.output_dir)))
+
+    def _write_card(self, folder: Path) -> None:
+        write_card(folder, self.args, self.reward_funcs, self.shared, self.state.log_history)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save transformers' checkpoint and, beside it, what only PPO knows."""
         if self.args.should_save:
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(folder / "ppo_state.json", {"beta": self.kl_controller.beta})
+            self.memory.save(folder)
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        """Restore policy, critic and the KL controller."""
-        folder = Path(resume_from_checkpoint)
-        self.shared.restore_adapter("policy", folder)
-        self.shared.restore_adapter("critic", folder / "critic", head=True)
-        self.kl_controller.beta = json.loads((folder / "ppo_state.json").read_text())["beta"]
+        """Restore policy, critic, and what only PPO knows."""
+        restore_parts(self.shared, Path(resume_from_checkpoint))
+        self.memory.load(Path(resume_from_checkpoint))
         self.rollout = None
 
     def _load_best_model(self) -> None:
-        """Restore the checkpoint that `metric_for_best_model` named best."""
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        """Restore the weights that `metric_for_best_model` named best; what happened stays."""
+        restore_parts(self.shared, Path(str(self.state.best_model_checkpoint)))
 
     def _determine_best_metric(self, metrics: Mapping[str, float], trial: Any) -> bool:
         """Whether `metric_for_best_model` ("gold", "score", ...) is the best so far."""
@@ -204,25 +229,15 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             Score, gold reward (where given), KL (k1 and k3, nats a response), entropy (nats a
             token), length, share that ended, number of prompts.
         """
-        prompts = self.eval_dataset
-        if eval_dataset is not None:
-            prompts = self._prompt_set(eval_dataset, self.args)
+        given = eval_dataset is not None
+        prompts = self._prompt_set(eval_dataset) if given else self.eval_dataset
         if prompts is None:
             raise UserError("no held-out prompts", remedy="pass eval_dataset")
-        batch = prompts.batch(range(len(prompts)))
-        responses = self.actor.respond(batch, stream(self.args.seed, EVALUATE))
-        texts = self.actor.texts(responses)
-        scores = score_responses(self.reward_funcs, batch, texts)
-        metrics = {
-            "score": float(scores.mean()),
-            **response_metrics(self.actor.measure(batch, responses)),
-            "n": len(batch),
-        }
-        if self.gold_func is not None:
-            metrics["gold"] = float(score_responses([self.gold_func], batch, texts).mean())
-        done = self.state.global_step // self.args.steps_per_update
-        self.samples = sample_rows(batch, texts, scores, done)
-        named = {f"{metric_key_prefix}/{name}": value for name, value in metrics.items()}
+        found = self.collector.evaluate(prompts, self._updates_done)
+        self.samples = found.samples
+        if not given:
+            self._warn(self.memory.judge(found.scores))
+        named = {f"{metric_key_prefix}/{name}": value for name, value in found.metrics.items()}
         self.log(dict(named))
         handler, state = self.callback_handler, self.state
         self.control = handler.on_evaluate(self.args, state, self.control, metrics=named)
@@ -238,34 +253,11 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     def _collect(self, update: int) -> Rollout:
         """Sample, score and measure the responses of one update."""
         self.watch = Watch()
-        rank, processes = self.args.process_index, self.args.world_size
-        size, beta = self.args.local_rollout_size * processes, self.kl_controller.beta
-        drawn = scheduled_indices(len(self.prompts), update * size, size, self.args.seed)
-        batch = self.prompts.batch(drawn[rank::processes])
-        with self.watch.phase("sample"):
-            responses = self.actor.respond(batch, stream(self.args.seed, SAMPLE, rank, update))
-        tokens = sum(len(response.ids) for response in responses)
-        for phase, times in (("sample", 1), ("measure", 1), ("optimise", self.args.num_ppo_epochs)):
-            self.watch.count(phase, tokens * times)
-        texts = self.actor.texts(responses)
-        with self.watch.phase("score"):
-            scores = score_responses(self.reward_funcs, batch, texts)
-        with self.watch.phase("measure"):
-            measured = self.actor.measure(batch, responses)
-        together = self.learner.processes
-        rollout, metrics = collect(
-            measured, scores, beta, self.args, together.sum, together.largest
-        )
-        self.watch.fixed = {
-            "update": update + 1,
-            "episode": (update + 1) * size,
-            "kl/beta": beta,
-            "learning_rate": self._get_learning_rate(),
-            **metrics,
-        }
-        self.samples = sample_rows(batch, texts, scores, update)
-        self.kl_controller.update(metrics["kl/k1"], size)
-        return rollout
+        rate = self._get_learning_rate()
+        found = self.collector.collect(self.prompts, update, self.watch)
+        self.watch.fixed = {"learning_rate": rate, **found.metrics}
+        self.samples = found.samples
+        return found.rollout
 
     def end_update(self) -> None:
         """Log the update that has just ended.
@@ -277,9 +269,18 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         row = self.watch.summary(together.sum, together.largest)
         check_finite(row, all_skipped=self.watch.skipped == self.args.steps_per_update)
         self.log(row)
+        first = next((r for r in self.state.log_history if "update" in r), row)
+        self._warn(alarms(first, row, self.args.kl_budget))
 
-    def _prompt_set(self, rows: Any, args: PPOConfig) -> PromptSet:
-        return PromptSet(rows, self.tokenizer, args.max_prompt_length)
+    @property
+    def _updates_done(self) -> int:
+        return int(self.state.global_step // self.args.steps_per_update)
+
+    def _warn(self, found: dict[str, str]) -> None:
+        self.memory.warn(found, self._updates_done, aloud=self.is_world_process_zero())
+
+    def _prompt_set(self, rows: Any) -> PromptSet:
+        return PromptSet(rows, self.tokenizer, self.args.max_prompt_length)
 
 
 class _UpdateEnd(TrainerCallback):  # type: ignore[misc]  # transformers is untyped

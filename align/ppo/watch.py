@@ -6,7 +6,7 @@ import math
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -31,9 +31,9 @@ class Watch:
         self._waiting: dict[str, float] = defaultdict(float)
         self._seconds: dict[str, float] = defaultdict(float)
         self._tokens: dict[str, int] = defaultdict(int)
-        self._peak = self._waiting_peak = 0.0
+        self._peak = self._waiting_peak = self._gap = 0.0
         self._steps = 0
-        self.skipped = 0
+        self.skipped = self.stopped = 0
         self.fixed: dict[str, float] = {}
 
     @contextmanager
@@ -63,6 +63,28 @@ class Watch:
         """Add one micro-batch of the critic."""
         self._waiting["value/loss"] += float(loss.loss.detach())
         self._waiting["value_clipped"] += float(loss.clipped)
+
+    def text(self, loss: Tensor) -> None:
+        """Add the PTX loss of one micro-batch of text."""
+        self._waiting["ptx/loss"] += float(loss)
+
+    def sampler_gap(self, logprobs: Tensor, part: Rollout) -> None:
+        """Compare the sampler with the trainer, as long as they have the same weights."""
+        if self._steps + self.skipped == 0:
+            gap = torch.where(part.mask, part.sampler_logprobs - logprobs, 0.0).abs().max()
+            self._gap = max(self._gap, float(gap))
+
+    def moved(self, reduce: Reduce = local) -> float:
+        """Approximate KL (nats a token) to the policy that sampled, over the waiting batch."""
+        waiting = torch.tensor([self._waiting["approx_kl"], self._waiting["tokens"]])
+        moved, tokens = reduce(waiting).tolist()
+        return float(moved / max(tokens, 1.0))
+
+    def stop(self) -> None:
+        """Count an optimizer step that is left out because the policy has moved far enough."""
+        self.stopped += 1
+        self._waiting.clear()
+        self._waiting_peak = 0.0
 
     def step(self, norms: dict[str, float]) -> None:
         """End one optimizer step with these gradient norms (before clipping)."""
@@ -98,10 +120,14 @@ class Watch:
         steps = max(self._steps, 1)
         row = {name: total[key] / max(total["tokens"], 1.0) for name, key in per_token.items()}
         row |= {name: total[name] / steps for name in ("policy/loss", "value/loss")}
+        if "ptx/loss" in self._sums:
+            row["ptx/loss"] = float(reduce(torch.tensor(self._sums["ptx/loss"]))) / steps
         for name in ("grad_norm/policy", "grad_norm/critic"):
             row[name] = self._sums[name] / steps
         row["policy/ratio_max"] = float(largest(torch.tensor(self._peak)))
-        row |= {"skipped_steps": self.skipped, "memory_gb": peak_memory()}
+        row["sampler/gap_max"] = float(largest(torch.tensor(self._gap)))
+        row |= {"skipped_steps": self.skipped, "stopped_steps": self.stopped}
+        row["memory_gb"] = peak_memory()
         for name, seconds in self._seconds.items():
             row[f"seconds/{name}"] = seconds
             if self._tokens[name]:
@@ -109,14 +135,12 @@ class Watch:
         return self.fixed | row
 
 
-def rollout_metrics(
-    rollout: Rollout, rewards: Tensor, reduce: Reduce = local, largest: Reduce = local
-) -> dict[str, float]:
+def rollout_metrics(rollout: Rollout, rewards: Tensor, reduce: Reduce = local) -> dict[str, float]:
     """Metrics of a rollout before it is trained on, all over masked tokens of all processes.
 
     KL and reward are sums over a response's tokens, averaged over responses; KL in nats.
     """
-    mask, gap = rollout.mask, (rollout.sampler_logprobs - rollout.logprobs).abs()
+    mask = rollout.mask
     measured = response_metrics(rollout, reduce)
     everyone = torch.ones_like(rollout.scores, dtype=torch.bool)
     score, variance = masked_moments(rollout.scores, everyone, reduce)
@@ -127,13 +151,24 @@ def rollout_metrics(
         "return/mean": float(masked_mean(rollout.returns, mask, reduce)),
         "kl/k1": measured["kl"],
         "kl/k3": measured["kl_k3"],
-        "sampler/gap_max": float(largest(torch.where(mask, gap, 0.0).max())),
         "value/explained_variance": float(
             explained_variance(rollout.values, rollout.returns, mask, reduce)
         ),
         "response/length": measured["length"],
         "response/eos_rate": measured["eos_rate"],
+        "response/distinct": float(masked_mean(_is_first(rollout), everyone, reduce)),
     }
+
+
+def _is_first(rollout: Rollout) -> Tensor:
+    """(B,) 1 where no earlier row of this process has the same response, else 0."""
+    seen: set[tuple[int, ...]] = set()
+    first = []
+    for ids, mask in zip(rollout.response_ids, rollout.mask, strict=True):
+        response = tuple(ids[mask].tolist())
+        first.append(float(response not in seen))
+        seen.add(response)
+    return torch.tensor(first, device=rollout.mask.device)
 
 
 def response_metrics(rollout: Rollout, reduce: Reduce = local) -> dict[str, float]:
@@ -152,6 +187,17 @@ def response_metrics(rollout: Rollout, reduce: Reduce = local) -> dict[str, floa
         "length": length,
         "eos_rate": float(masked_mean(rollout.finished.float(), everyone, reduce)),
     }
+
+
+def part_means(
+    parts: Mapping[str, Tensor], device: torch.device, reduce: Reduce = local
+) -> dict[str, float]:
+    """Mean score of each reward function, over the responses that it scored."""
+    means = {}
+    for name, scores in parts.items():
+        scores = scores.to(device)
+        means[f"score/{name}"] = float(masked_mean(scores, ~scores.isnan(), reduce))
+    return means
 
 
 def check_finite(row: dict[str, float], *, all_skipped: bool) -> None:

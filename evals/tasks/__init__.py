@@ -21,7 +21,7 @@ KINDS: Mapping[str, Callable[[str, TaskConfig], Task]] = {
     "crows_pairs": lambda name, _: CrowsPairsTask(name),
 }
 USED = {
-    "classification": {"prompt", "target", "choices", "chat", "groups"},
+    "classification": {"prompt", "target", "choices", "positive", "chat", "groups"},
     "translation": {"prompt", "target", "chat", "max_new_tokens"},
 }
 """Optional fields that a kind reads; another one that is set is an error."""

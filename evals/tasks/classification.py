@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from evals.engine import Engine
 
 POSITIVE = ("positive", "yes", "true")
-"""A choice of this name is the class whose binary F1 and group rates are reported."""
+"""Of two choices the one of this name is the positive class, where the configuration names none."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class ClassificationTask:
     target: str
     choices: tuple[str, ...]
     group_columns: tuple[str, ...] = ()
+    positive: str | None = None
+    """The class of binary F1."""
     kind: str = "classification"
     decoding: str = "loglikelihood"
 
@@ -55,8 +57,15 @@ class ClassificationTask:
             raise UserError(
                 f"choices are {list(choices)}", where=where, allowed="two or more different texts"
             )
+        if config.positive is not None and config.positive not in choices:
+            raise UserError(
+                f"{config.positive!r} is none of the choices",
+                where=f"{where}.positive",
+                allowed=", ".join(choices),
+            )
         question = Question(name, config.prompt, config.chat)
-        return cls(name, question, config.target, choices, config.groups)
+        positive = config.positive or usual_positive(choices)
+        return cls(name, question, config.target, choices, config.groups, positive)
 
     @property
     def title(self) -> str:
@@ -75,10 +84,9 @@ class ClassificationTask:
         return text if self.positive is None else f"{text}; positive class: {self.positive}"
 
     @property
-    def positive(self) -> str | None:
-        """The class of binary F1 and of rates by group, where there are two and one is named so."""
-        named = [choice for choice in self.choices if choice.strip().casefold() in POSITIVE]
-        return named[0] if len(self.choices) == 2 and len(named) == 1 else None
+    def group_positive(self) -> str | None:
+        """The class of rates by group, which need two classes."""
+        return self.positive if len(self.choices) == 2 else None
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -188,7 +196,7 @@ class ClassificationTask:
         return group_table(
             *self._classified(result),
             result.columns,
-            positive=self.positive,
+            positive=self.group_positive,
             resampling=resampling,
         )
 
@@ -199,7 +207,7 @@ class ClassificationTask:
         return group_differences(
             *self._classified(result),
             result.columns,
-            positive=self.positive,
+            positive=self.group_positive,
             confidence=confidence,
         )
 
@@ -207,3 +215,9 @@ class ClassificationTask:
         """Labels and predictions as texts."""
         samples = result.samples
         return [s["label"] for s in samples], [s["response"] for s in samples]
+
+
+def usual_positive(choices: Sequence[str]) -> str | None:
+    """The one of two choices that is called like a positive class; None where neither or both."""
+    named = [choice for choice in choices if choice.strip().casefold() in POSITIVE]
+    return named[0] if len(choices) == 2 and len(named) == 1 else None

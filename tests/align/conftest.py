@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForCausalLM,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
 )
 
-from align.config import ArchitectureConfig
+from align.adapters import add_lora, peft_settings, save_adapter
+from align.config import ArchitectureConfig, LoraConfig
 from align.models import build_model, save_model
+from align.quiet import quiet_transformers
 from align.tokenizer import train_tokenizer
 
 SENTENCES = [
@@ -111,6 +115,30 @@ def tiny_folder(
 ) -> Path:
     """A saved model folder."""
     return save_tiny(tiny_tokenizer, tiny_architecture, tmp_path_factory.mktemp("tiny") / "model")
+
+
+def make_adapter(base: Path, folder: Path, seed: int, **lora: object) -> Path:
+    """A LoRA with random weights in both matrices."""
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tuned = add_lora(model, peft_settings(LoraConfig(r=4, alpha=6, **lora)))
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    save_adapter(tuned, "default", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapters(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two adapters on the tiny model; the second changes two kinds of layers only."""
+    place = tmp_path_factory.mktemp("adapters")
+    first = make_adapter(tiny_folder, place / "first", seed=1)
+    second = make_adapter(
+        tiny_folder, place / "second", seed=2, target_modules=("q_proj", "down_proj")
+    )
+    return first, second
 
 
 class Killed(Exception):

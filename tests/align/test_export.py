@@ -50,7 +50,8 @@ def test_logits_equal_the_adapter_s(reference: ModelReference, tmp_path: Path) -
     with quiet_peft():
         tuned = PeftModel.from_pretrained(base, reference.adapters[0])
     expected = tuned(input_ids=IDS).logits
-    torch.testing.assert_close(plain(input_ids=IDS).logits, expected, rtol=0, atol=1e-5)
+    # merged weights are summed in another order: float32 rounding, logits of size 1
+    torch.testing.assert_close(plain(input_ids=IDS).logits, expected, rtol=0, atol=5e-5)
     assert (expected - before).abs().max() > 0.01
     assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token == "<|end|>"
 

@@ -159,9 +159,11 @@ BAD_DATA = (
     Fault("truncated gz", ("rows.jsonl.gz",), truncated_gz, reads("rows.jsonl.gz")),
     Fault("unknown kind of file", ("rows.xyz",), content("rows.xyz", GOOD), reads("rows.xyz")),
 )
+LATER = "reward={data: {world: preferences, limit: 40}, trainer: {adam_beta: 1}}"
 BAD_TRAINING = (
     override("unknown argument", "sft.trainer.adam_beta=1", "sft.trainer.adam_beta", "(nearest)"),
     override("mistyped argument", "sft.trainer.logging_steps=often", "sft.trainer.logging_steps"),
+    override("argument of a later stage", LATER, "reward.trainer.adam_beta: unknown", "(nearest)"),
     Fault("model without weights", ("base", "weights"), no_weights),
     Fault("pickled weights", ("base", "safetensors"), pickled_weights),
     Fault("broken manifest", ("2-sft/manifest.json: broken",), content(MANIFEST, '{"stage": ')),

@@ -226,3 +226,74 @@ def test_a_sampled_response_does_not_depend_on_when_its_neighbours_end() -> None
     for free, cut in zip(rows, stopped, strict=True):
         assert cut.ids == free.ids[: len(cut.ids)]
         assert cut.logprobs == pytest.approx(free.logprobs[: len(cut.ids)], abs=2e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_given_draws_choose_by_the_inverse_of_the_distribution(temperature: float) -> None:
+    # By hand: the first token at which the cumulative probability exceeds the row's draw.
+    model, rules = tiny_llama(spread=6), sampling(6, {2, 4, 6}, temperature)
+    draws = torch.rand(len(PROMPTS), 6, generator=rng(8))
+    found = generate(model, PROMPTS, rules, draws=draws)
+    assert len({len(response.ids) for response in found}) > 1
+    for prompt, response, uniform in zip(PROMPTS, found, draws.tolist(), strict=True):
+        ids: list[int] = []
+        while len(ids) < 6 and not (ids and ids[-1] in rules.stop_ids):
+            cumulative = next_logprobs(model, prompt + ids, temperature).exp().double().cumsum(0)
+            ids.append(int((cumulative <= uniform[len(ids)]).sum()))
+        assert response.ids == ids
+    assert generate(model, PROMPTS, rules, rng(8)) == found  # what a generator would have drawn
+
+
+def test_rows_may_be_sampled_in_any_company_with_their_own_draws() -> None:
+    model, rules = tiny_llama(spread=6), sampling(8, {2, 4, 6})
+    draws = torch.rand(len(PROMPTS), 8, generator=rng(9))
+    together = generate(model, PROMPTS, rules, draws=draws)
+    for rows in ([3], [4, 0], [2, 1, 3]):
+        alone = generate(model, [PROMPTS[row] for row in rows], rules, draws=draws[rows])
+        for row, response in zip(rows, alone, strict=True):
+            assert_same(response, together[row])
+
+
+def test_a_probe_reads_the_state_before_every_token() -> None:
+    # Against one full pass over each finished sequence; tokens and log-probabilities stay those
+    # of sampling without a probe.
+    model, rules = tiny_llama(spread=6), sampling(9, {2, 4, 6}, 0.8)
+    probe = nn.Linear(16, 1)
+    plain = generate(model, PROMPTS, rules, rng(4))
+    found = generate(model, PROMPTS, rules, rng(4), probe=probe)
+    assert len({len(response.ids) for response in found}) > 2
+    weight, bias = probe.weight[0].detach(), probe.bias.item()
+    for prompt, response, other in zip(PROMPTS, found, plain, strict=True):
+        assert_same(response, other)
+        assert other.values == []
+        with torch.no_grad():
+            hidden = model.model(torch.tensor([prompt + response.ids])).last_hidden_state[0]
+        expected = hidden[len(prompt) - 1 : -1] @ weight + bias
+        assert response.values == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_process_steps_on_while_another_has_unfinished_responses() -> None:
+    # Sharded weights: every process takes part in every pass. The other one is busy for `busy`
+    # steps; the responses of this one stay those it would have had alone.
+    model, rules = tiny_llama(spread=6), sampling(12, {2, 4, 6, 8, 10, 12, 14})
+    alone = generate(model, PROMPTS, rules, rng(5))
+    longest = max(len(response.ids) for response in alone)
+    assert longest < 11
+    for busy in (1, longest + 1, 99):
+        asked: list[bool] = []
+        passes: list[int] = []
+
+        def anyone(mine: bool, busy: int = busy, asked: list[bool] = asked) -> bool:
+            asked.append(mine)
+            return mine or len(asked) < busy
+
+        hook = model.model.register_forward_pre_hook(
+            lambda module, inputs, passes=passes: passes.append(1)
+        )
+        found = generate(model, PROMPTS, rules, rng(5), anyone=anyone)
+        hook.remove()
+        for one, other in zip(found, alone, strict=True):
+            assert_same(one, other)
+        # one pass for the prompts, one for every token but the last anywhere
+        assert len(passes) == min(max(busy, longest), 12)
+        assert asked == [step + 1 < longest for step in range(len(passes))]

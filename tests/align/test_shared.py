@@ -15,16 +15,15 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
 )
 
 from align.config import LoraConfig
 from align.errors import UserError
+from align.part_files import restore_part, save_part
 from align.quiet import quiet_peft
-from align.shared import SharedBase, initial_head, position_ids
+from align.shared import SharedBase, initial_head
 
 V, H = 40, 16
 LORA = LoraConfig(r=4, alpha=8)
@@ -79,14 +78,6 @@ def values(shared: SharedBase) -> Tensor:
 
 def trained(shared: SharedBase) -> set[str]:
     return {name for name, p in shared.named_parameters() if p.requires_grad}
-
-
-def test_positions_are_the_exclusive_sum_of_the_mask() -> None:
-    # Item 1. Padding before the first token counts as 0.
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 1, 0, 1, 1]])
-    expected = [[max(sum(row[: t + 1]) - 1, 0) for t in range(5)] for row in mask.tolist()]
-    assert position_ids(mask).tolist() == expected
-    assert position_ids(mask.bool()).tolist() == expected
 
 
 @pytest.mark.parametrize("name", [None, "policy", "critic"])
@@ -300,14 +291,14 @@ def test_saved_parts_come_back_bit_equal(tmp_path: Path) -> None:
     # Item 21: the critic's head is saved with it.
     shared = two_parts()
     expected = logits(shared, "policy"), values(shared)
-    shared.save_adapter("policy", tmp_path / "policy")
-    shared.save_adapter("critic", tmp_path / "critic", head=True)
+    save_part(shared, "policy", tmp_path / "policy")
+    save_part(shared, "critic", tmp_path / "critic")
     fill(shared, "policy")
     fill(shared, "critic")
     shared.heads["critic"].weight.data.zero_()
     assert not torch.equal(logits(shared, "policy"), expected[0])
-    shared.restore_adapter("policy", tmp_path / "policy")
-    shared.restore_adapter("critic", tmp_path / "critic", head=True)
+    restore_part(shared, "policy", tmp_path / "policy")
+    restore_part(shared, "critic", tmp_path / "critic")
     assert torch.equal(logits(shared, "policy"), expected[0])
     assert torch.equal(values(shared), expected[1])
     assert shared.active_adapter == "policy"
@@ -316,7 +307,7 @@ def test_saved_parts_come_back_bit_equal(tmp_path: Path) -> None:
 def test_saved_adapters_are_read_by_peft_and_by_us(tmp_path: Path) -> None:
     shared = two_parts()
     expected = logits(shared, "policy")
-    shared.save_adapter("policy", tmp_path)
+    save_part(shared, "policy", tmp_path)
     with quiet_peft():
         theirs = PeftModel.from_pretrained(tiny_llama(), tmp_path)
     with torch.no_grad():
@@ -339,7 +330,7 @@ def test_adapter_state_goes_in_and_out() -> None:
 
 
 def test_a_folder_without_a_fitting_adapter_is_refused(tmp_path: Path) -> None:
-    two_parts().save_adapter("policy", tmp_path / "good")
+    save_part(two_parts(), "policy", tmp_path / "good")
     shared = SharedBase(tiny_llama())
     with pytest.raises(UserError, match=r"adapter_config\.json"):
         shared.add_adapter("a", folder=tmp_path)
@@ -356,16 +347,6 @@ def test_a_folder_without_a_fitting_adapter_is_refused(tmp_path: Path) -> None:
         SharedBase(tiny_llama()).add_adapter("d", folder=no_weights)
 
 
-def test_a_model_that_scales_its_logits_is_refused() -> None:
-    settings = {
-        "vocab_size": V, "hidden_size": H, "intermediate_size": 32, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "num_key_value_heads": 2,
-    }  # fmt: skip
-    with pytest.raises(UserError, match="GraniteForCausalLM scales"):
-        SharedBase(GraniteForCausalLM(GraniteConfig(**settings, logits_scaling=4.0)))
-    SharedBase(GraniteForCausalLM(GraniteConfig(**settings, logits_scaling=1.0)))
-
-
 def test_the_base_never_trains() -> None:
     model = tiny_llama()
     model.train()
@@ -374,3 +355,112 @@ def test_the_base_never_trains() -> None:
     assert trained(shared) == set()
     assert isinstance(shared.causal.get_input_embeddings(), nn.Embedding)
     assert shared.active_adapter is None
+
+
+def test_a_part_may_have_weights_of_its_own() -> None:
+    # Item 20: each part says what its own model says, whichever adapters the base carries.
+    other = tiny_llama(seed=5, num_hidden_layers=1)
+    with torch.no_grad():
+        expected = other(IDS).logits
+    shared = two_parts()
+    policy = logits(shared, "policy")
+    shared.add_model("reference", other)
+    assert shared.reference == "reference"
+    assert torch.equal(logits(shared, "reference"), expected)
+    assert torch.equal(logits(shared, "policy"), policy)
+    assert shared.has_part("reference")
+    assert shared.adapters == ["critic", "policy"]
+    assert trained(shared) == {n for n, _ in shared.named_parameters() if is_part(n)}
+    assert shared.causal is other  # the newest part is in force
+    with shared.active(None):
+        assert shared.causal is shared.base
+
+
+def is_part(name: str) -> bool:
+    return ".policy." in name or ".critic." in name
+
+
+def test_the_base_itself_may_train_unless_it_carries_adapters() -> None:
+    model = tiny_llama()
+    shared = SharedBase(model)
+    shared.add_model("policy", model, trainable=True)
+    assert {id(p) for p in shared.trainable_parameters("policy")} == {
+        id(p) for p in model.parameters()
+    }
+    assert all(p.requires_grad for p in model.parameters())
+    # another part on top of it does not undo that
+    shared.add_model("reference", tiny_llama(seed=1))
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in shared.model_of("reference").parameters())
+    carrier = two_parts()
+    with pytest.raises(UserError, match=r"base cannot train: it carries the adapters \['critic"):
+        carrier.add_model("policy", carrier.base, trainable=True)
+
+
+def test_the_adapters_of_the_base_are_off_where_a_model_is_in_force() -> None:
+    # What trains fully is the base itself: adapters on it must not leak into that part.
+    model = tiny_llama()
+    with torch.no_grad():
+        expected = model(IDS).logits
+    shared = two_parts(model)
+    shared.add_model("whole", shared.base)
+    assert torch.equal(logits(shared, "whole"), expected)
+    assert not torch.allclose(logits(shared, "policy"), expected, atol=1e-2)
+
+
+def test_blocks_forget_only_in_training_passes_and_learn_the_same() -> None:
+    shared = two_parts(tiny_llama(attention_dropout=0.9)).train()
+    blocks = shared.base.model.layers
+    runs: list[int] = []
+    for block in blocks:
+        block.mlp.register_forward_pre_hook(lambda module, inputs: runs.append(1))
+
+    def gradient() -> Tensor:
+        with shared.active("policy"), shared.recomputing():
+            shared.logits(shared.hidden(IDS, ALL)).pow(2).mean().backward()
+        parameters = shared.trainable_parameters("policy")
+        found = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        shared.zero_grad()
+        return found
+
+    expected = gradient()
+    assert len(runs) == 2  # one forward of both blocks
+    shared.activation_checkpointing_enable()
+    assert torch.equal(gradient(), expected)
+    assert len(runs) == 2 + 4  # a forward, and another for the backward pass
+    # whatever happens inside, sampling afterwards keeps its cache
+    modes: dict[bool, set[bool]] = {True: set(), False: set()}
+
+    def fail() -> None:
+        for block in blocks:
+            for module in block.modules():
+                modes[module is block].add(module.training)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), shared.recomputing():
+        fail()
+    assert modes == {True: {True}, False: {False}}
+    assert not any(module.training for module in shared.modules())
+    with torch.no_grad(), shared.active("policy"):
+        assert shared.causal(IDS, use_cache=True).past_key_values.get_seq_length() == 7
+
+
+def test_saved_models_come_back_bit_equal(tmp_path: Path) -> None:
+    # Item 21, for parts with weights of their own and for one that is a head alone.
+    shared = two_parts()
+    shared.add_model("judge", tiny_llama(seed=3))
+    shared.add_head("judge", weight=torch.linspace(0, 1, H))
+    shared.add_head("lone", weight=torch.linspace(2, 3, H))
+    expected = logits(shared, "judge")
+    for name in ("judge", "lone"):
+        save_part(shared, name, tmp_path / name)
+    assert [path.name for path in (tmp_path / "lone").iterdir()] == ["head.safetensors"]
+    for parameter in [*shared.model_of("judge").parameters(), *shared.heads.parameters()]:
+        parameter.data.zero_()
+    policy = logits(shared, "policy")
+    for name in ("judge", "lone"):
+        restore_part(shared, name, tmp_path / name)
+    assert torch.equal(logits(shared, "judge"), expected)
+    assert torch.equal(logits(shared, "policy"), policy)
+    assert torch.equal(shared.heads["judge"].weight[0], torch.linspace(0, 1, H))
+    assert torch.equal(shared.heads["lone"].weight[0], torch.linspace(2, 3, H))

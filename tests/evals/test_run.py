@@ -293,6 +293,25 @@ def test_finished_tasks_are_not_run_again(job: StageJob) -> None:
     assert (job.folder / "ledger.json").read_bytes() == before
 
 
+def test_another_positive_class_is_another_number_of_the_same_answers(job: StageJob) -> None:
+    config = config_of()
+    values, printed = {}, ""
+    for positive in ("good", "bad"):
+        tasks = config.evals.tasks  # type: ignore[union-attr]
+        named = tasks["reviews"].model_copy(update={"positive": positive})
+        evals = config.evals.model_copy(  # type: ignore[union-attr]
+            update={"tasks": tasks | {"reviews": named}}
+        )
+        run_evals(config.model_copy(update={"evals": evals}), job, vowels)
+        again, printed = said(job)[len(printed) :], said(job)
+        rows = [row for row in ledger_of(job)["estimates"] if row["metric"] == "binary_f1"]
+        values[positive] = [row["value"] for row in rows]
+        task = find(ledger_of(job)["tasks"], name="reviews")
+        assert f"binary_f1:class {('good', 'bad').index(positive)}" in task["signature"]
+    assert "base: all tasks up to date" in again
+    assert values["good"] != values["bad"]
+
+
 def test_only_what_changed_is_run_again(job: StageJob, data: Path) -> None:
     run_evals(config_of(), job, vowels)
     printed = said(job)

@@ -136,6 +136,12 @@ def test_bad_rows_are_named(engine: Engine, row: dict[str, Any], message: str) -
         (classification(prompt="{text"), "'{text': expected '}'"),
         (classification(choices=("good", "good")), "choices are ['good', 'good']"),
         (classification(choices=None), "classification needs prompt, target and choices"),
+        (
+            classification(positive="fine"),
+            ".positive: 'fine' is none of the choices; allowed: good, bad",
+        ),
+        (classification(positive=""), ".positive: '' is none of the choices"),
+        (translation(positive="good"), "positive is never read by kind translation"),
         (classification(max_new_tokens=3), "max_new_tokens is never read by kind classification"),
         (translation(target=None), "translation needs prompt and target"),
         (TaskConfig(kind="perplexity", data=SOURCE, prompt="x"), "prompt is never read"),
@@ -191,6 +197,37 @@ def test_a_choice_called_positive_gets_a_binary_f1() -> None:
     assert task.definition.endswith("positive class: Positive")
     several = build_task("x", classification(choices=("positive", "negative", "neutral")))
     assert [metric.name for metric in several.metrics] == ["accuracy", "macro_f1"]
+
+
+@pytest.mark.parametrize("choices", [("good", "bad"), ("good", "bad", "fine")])
+@pytest.mark.parametrize("positive", ["good", "bad"])
+def test_the_positive_class_may_be_named(
+    engine: Engine, choices: tuple[str, ...], positive: str
+) -> None:
+    config = classification(choices=choices, positive=positive, groups=("gender",))
+    task: Any = build_task("reviews", config)
+    assert task.definition.endswith(f"positive class: {positive}")
+    result = task.evaluate(engine, REVIEWS)
+    labels = [sample["label"] for sample in result.samples]
+    answers = [sample["response"] for sample in result.samples]
+    assert len({*answers}) == 2  # else one class would be scored like another
+    values = {m.name: estimate(m, result, Resampling(200)).value for m in task.metrics}
+    expected = f1_score(labels, answers, labels=[positive], average=None)[0]
+    assert values["binary_f1"] == pytest.approx(expected)
+    assert {m.name: m.signature for m in task.metrics}["binary_f1"] == (
+        f"class {choices.index(positive)}"
+    )
+    rates = {
+        row["group"]: row["value"]
+        for row in task.groups(result, Resampling(200))
+        if row["metric"] == "selection_rate"
+    }
+    women = [
+        a == positive for a, row in zip(answers, REVIEWS, strict=True) if row["gender"] == "woman"
+    ]
+    assert rates.get("woman") == (np.mean(women) if len(choices) == 2 else None)
+    changes = task.group_differences(result, 0.95)
+    assert ("selection_rate" in {row["metric"] for row in changes}) == (len(choices) == 2)
 
 
 def greedy(engine: Engine, ids: list[int], n: int) -> list[int]:

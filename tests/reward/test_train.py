@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import LlamaForSequenceClassification
 
@@ -19,6 +20,7 @@ from align.errors import UserError
 from align.models import load_model
 from align.progress import NullProgress, Task
 from align.shared import initial_head
+from reward import train
 from reward.model import RewardModel
 from reward.train import QuietRewardTrainer, build_classifier, encode_pairs
 
@@ -199,6 +201,7 @@ def test_nothing_calls_home(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("telemetry or a model card")
 
+    monkeypatch.delenv("CI", raising=False)  # where it is set, TRL calls nobody anyway
     monkeypatch.setattr(trl_base, "send_telemetry", refuse)
     monkeypatch.setattr(trl_base, "generate_model_card", refuse)
     result = run_reward(tmp_path / "3-reward", tiny_config(epochs=1))
@@ -242,3 +245,38 @@ def test_a_bfloat16_base_trains_under_float32_adapters(
     assert run_reward(folder, config).metrics["accuracy"]["value"] == 1.0
     weights = load_file(folder / "adapter" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_process_writes_and_the_others_wait_for_it(
+    tmp_path: Path, run_reward: Run, tiny_config: Run, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    events: list[str] = []
+    zero = QuietRewardTrainer.is_world_process_zero
+    wait = Accelerator.wait_for_everyone
+    save = train._save
+
+    def note(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*given: Any) -> Any:
+            events.append(name)
+            return function(*given)
+
+        return noted
+
+    def trained(*given: Any) -> Any:
+        # What `training` itself does of this is not ours: from here on another process may be it.
+        events.clear()
+        monkeypatch.setattr(
+            QuietRewardTrainer, "is_world_process_zero", lambda self: first and zero(self)
+        )
+        return scores(*given)
+
+    scores = train.score_pairs
+    monkeypatch.setattr(train, "score_pairs", trained)
+    monkeypatch.setattr(train, "_save", note("write", save))
+    monkeypatch.setattr(Accelerator, "wait_for_everyone", note("wait", wait))
+    folder = tmp_path / "3-reward"
+    run_reward(folder, tiny_config(epochs=1))
+    assert events == (["write", "wait"] if first else ["wait"])
+    left = {path.name for path in folder.iterdir()} - {"manifest.json", "metrics.jsonl"}
+    assert left == ({"adapter", "samples.jsonl"} if first else {"checkpoints"})

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from align.config import LoraConfig
 from align.ppo.config import PPOConfig
+from align.ppo.parts import add_parts
 from align.ppo.trainer import PPOTrainer
 from align.shared import SharedBase
 
@@ -68,6 +69,27 @@ def fill(shared: SharedBase, seed: int = 0) -> None:
     for part in ("policy", "critic"):
         for parameter in shared.trainable_parameters(part):
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+
+
+@pytest.fixture
+def make_parts(
+    make_model: Callable[..., LlamaForCausalLM], tmp_path: Path
+) -> Callable[..., SharedBase]:
+    """Any kind of policy and critic; adapters and heads are random, the policy is active."""
+
+    def make(
+        lora: LoraConfig | None, critic: str, model: dict[str, Any] | None = None, **given: Any
+    ) -> SharedBase:
+        base = SharedBase(make_model(**model or {}))
+        args = PPOConfig(output_dir=str(tmp_path), use_cpu=True, critic=critic)
+        add_parts(base, args, lora, **given)
+        generator = torch.Generator().manual_seed(5)
+        for name, parameter in base.named_parameters():
+            if parameter.requires_grad and ("lora_" in name or "heads." in name):
+                parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+        return base
+
+    return make
 
 
 @pytest.fixture

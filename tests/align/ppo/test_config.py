@@ -58,6 +58,9 @@ def test_the_published_defaults(tmp_path: Path) -> None:
     assert (args.gamma, args.lam) == (1.0, 0.95)
     assert (args.cliprange, args.cliprange_value, args.vf_coef) == (0.2, 0.2, 0.1)
     assert (args.adam_epsilon, args.lr_scheduler_type) == (1e-5, "linear")
+    # Items 13, 17, 9: what is optional is off.
+    assert (args.entropy_coef, args.ptx_coef, args.critic_warmup_updates) == (0.0, 0.0, 0)
+    assert (args.early_stop_kl, args.kl_budget, args.score_normalisation) == (None, None, "none")
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,12 @@ def test_the_published_defaults(tmp_path: Path) -> None:
         ({"lam": float("nan")}, "lam=nan"),
         ({"num_ppo_epochs": 0}, "num_ppo_epochs=0"),
         ({"truncation": "cut"}, "truncation='cut'"),
+        ({"critic": "reward"}, "critic='reward'.*allowed: head, adapter, model"),
+        ({"score_normalisation": "z"}, "score_normalisation='z'.*allowed: none, reference, runn"),
+        ({"entropy_coef": -1.0}, "entropy_coef=-1.0"),
+        ({"ptx_coef": -0.1}, "ptx_coef=-0.1"),
+        ({"ptx_max_length": 1}, "ptx_max_length=1"),
+        ({"critic_warmup_updates": -1}, "critic_warmup_updates=-1"),
         ({"save_strategy": "steps", "save_steps": 6}, "save_steps=6 lies inside an update"),
         (
             {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 3,

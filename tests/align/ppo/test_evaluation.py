@@ -1,5 +1,6 @@
 """Evaluation while training (docs/ppo.md item 24): held-out prompts, gold, the best checkpoint."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,19 @@ def length(completions: list[str], **_: Any) -> list[float]:
     return [float(len(text.split())) for text in completions]
 
 
-def test_held_out_prompts_are_answered_and_scored(make_trainer: Make) -> None:
+@pytest.mark.parametrize("again", [True, False])
+def test_held_out_prompts_are_answered_and_scored(make_trainer: Make, again: bool) -> None:
     seen: list[dict[str, Any]] = []
 
     def gold(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
         seen.append({"prompts": prompts, "completions": completions, **columns})
         return [2.0, 3.0, 7.0]
 
-    trainer = make_trainer(score=length, parts={"eval_dataset": HELD_OUT, "gold_func": gold})
+    trainer = make_trainer(
+        score=length,
+        parts={"eval_dataset": HELD_OUT, "gold_func": gold},
+        recompute_logprobs=again,
+    )
     metrics = trainer.evaluate()
     assert metrics["eval/gold"] == 4.0
     assert metrics["eval/n"] == 3
@@ -38,7 +44,9 @@ def test_held_out_prompts_are_answered_and_scored(make_trainer: Make) -> None:
     assert metrics["eval/score"] == pytest.approx(sum(scores) / 3)
     # words and, where a response ended by itself, its EOS
     assert metrics["eval/length"] == pytest.approx(sum(scores) / 3 + metrics["eval/eos_rate"])
-    assert metrics["eval/kl"] == metrics["eval/kl_k3"] == 0.0  # a fresh policy is the reference
+    # a fresh policy is the reference, up to the rounding of cached steps
+    assert metrics["eval/kl"] == pytest.approx(0.0, abs=0.0 if again else 1e-6)
+    assert metrics["eval/kl_k3"] == pytest.approx(0.0, abs=0.0 if again else 1e-11)
     assert 2.5 < metrics["eval/entropy"] < 4.5  # near the 3.37 nats of 29 equal words
     assert [row["prompt"] for row in trainer.samples] == call["prompts"]
     assert [row["response"] for row in trainer.samples] == call["completions"]
@@ -103,3 +111,44 @@ def test_the_checkpoint_best_by_gold_is_kept_and_loaded(make_trainer: Make, tmp_
     assert all(
         torch.equal(w, weights[k]) for k, w in trainer.shared.adapter_state("policy").items()
     )
+
+
+def test_a_score_that_rises_while_gold_falls_is_told(
+    make_trainer: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Item 24. Scores 1, 2, 3 and gold 5, 6, 4 in three evaluations: the last is the divergence.
+    # Loading the best checkpoint, the second, does not make it unsaid.
+    proxy, verdicts = iter([1.0, 2.0, 3.0]), iter([5.0, 6.0, 4.0])
+
+    def paired(values: Any) -> Callable[..., list[float]]:
+        return lambda prompts, **_: [next(values)] * len(prompts)
+
+    def proxy_score(prompts: list[str], **_: Any) -> list[float]:
+        return paired(proxy)(prompts) if "w x y" in prompts else [0.0] * len(prompts)
+
+    trainer = make_trainer(
+        score=proxy_score,
+        total_episodes=24,
+        eval_updates=1,
+        save_strategy="best",
+        metric_for_best_model="gold",
+        greater_is_better=True,
+        load_best_model_at_end=True,
+        parts={"eval_dataset": HELD_OUT, "gold_func": paired(verdicts)},
+    )
+    with caplog.at_level(logging.WARNING, logger="align.ppo"):
+        trainer.train()
+    expected = "update 3: the score rose by 1 while the gold reward fell by 2"
+    assert trainer.memory.alarms["gold"] == expected
+    assert expected in [record.getMessage() for record in caplog.records]
+    assert [(e.scores, e.gold) for e in trainer.memory.evaluated] == [
+        ([a] * 3, [b] * 3) for a, b in ((1.0, 5.0), (2.0, 6.0), (3.0, 4.0))
+    ]
+    assert trainer.state.best_global_step == 8
+
+
+def test_an_evaluation_of_other_prompts_is_not_compared(make_trainer: Make) -> None:
+    trainer = make_trainer(parts={"eval_dataset": HELD_OUT})
+    trainer.evaluate()
+    trainer.evaluate([{"prompt": "a b"}])
+    assert [len(evaluated.scores) for evaluated in trainer.memory.evaluated] == [3]

@@ -129,10 +129,10 @@ def test_metrics_of_a_rollout_by_hand() -> None:
             "return/mean": statistics.fmean(r for r, _ in flat),
             "kl/k1": kl,
             "kl/k3": k3,
-            "sampler/gap_max": 0.25,
             "value/explained_variance": 1 - missed / spread,
             "response/length": 8 / 3,
             "response/eos_rate": 2 / 3,
+            "response/distinct": 1.0,
         },
         abs=1e-5,
     )

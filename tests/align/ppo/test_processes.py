@@ -21,13 +21,19 @@ import json, os, sys
 from dataclasses import replace
 import torch
 from accelerate import Accelerator
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from align.config import LoraConfig
 from align.generation import Response
 from align.ppo.config import PPOConfig
 from align.ppo.experience import PlainShaping, collect
-from align.ppo.learner import Learner, add_parts
+from align.ppo.learner import Learner
+from align.ppo.parts import add_parts
+from align.ppo.passes import Passes
 from align.ppo.rollout import start_rollout
+from align.ppo.scale import ScoreScale
 from align.ppo.watch import Watch
 from align.shared import SharedBase
 
@@ -47,6 +53,12 @@ generator = torch.Generator().manual_seed(2)
 for part in ("policy", "critic"):
     for p in shared.trainable_parameters(part):
         p.data = torch.randn(p.shape, generator=generator) * 0.2
+if sys.argv[2:] == ["sharded"]:
+    mesh = init_device_mesh("cpu", (count,))
+    for layer in shared.base.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(shared, mesh=mesh)
+    assert all(isinstance(p, DTensor) for p in shared.parameters())
 lengths = [5, 1, 3, 2]
 responses = [Response(torch.randint(3, 32, (n,), generator=generator).tolist(), [0.0] * n, n > 1)
              for n in lengths]
@@ -59,18 +71,24 @@ width = measured.mask.shape[1]
 measured = replace(measured, logprobs=numbers[0, mine, :width] - 3.4,
                    reference=numbers[1, mine, :width] - 3.4,
                    values=numbers[2, mine, : width + 1])
-learner, watch = Learner(shared, args, accelerator), Watch()
+learner = Learner(Passes(shared, 1.0, accelerator.autocast), args, accelerator)
+watch = Watch()
 together = learner.processes
+scale = ScoreScale("running")
+scale(numbers[0, :3, 0][rank::count], together.sum)  # two here, one there
+scaled = scale(scores[mine], together.sum)
 rollout, metrics = collect(measured, scores[mine], 0.1, PlainShaping(whiten_rewards=True),
-                           together.sum, together.largest)
+                           together.sum, scaled)
 for within in range(args.gradient_accumulation_steps):
     part, tokens = learner.micro_batch(rollout, 0, within)
-    learner.backward(part, tokens, watch)
+    learner.backward(part, tokens, 0, watch)
 learner.end_gradients(0.5, watch)
 row = watch.summary(together.sum, together.largest)
-gradient = torch.cat([p.grad.flatten() for n in ("policy", "critic")
+whole = lambda g: g.full_tensor() if isinstance(g, DTensor) else g
+gradient = torch.cat([whole(p.grad).flatten() for n in ("policy", "critic")
                       for p in shared.trainable_parameters(n)])
 shown = {k: v for k, v in row.items() if k != "memory_gb"}
+shown |= {"scale/n": scale.n, "scale/mean": scale.mean, "scale/squares": scale.squares}
 if rank == 0:
     print("RESULT" + json.dumps([count, shown | metrics, gradient.tolist()]))
 """
@@ -80,6 +98,8 @@ class Doubling(SimpleNamespace):
     """An accelerator of two processes of which the other holds twice what this one does."""
 
     num_processes = 2
+    device = torch.device("cpu")
+    distributed_type = "MULTI_CPU"
 
     def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
         assert reduction == "sum"
@@ -103,6 +123,24 @@ def test_the_largest_of_both_processes_counts() -> None:
     assert Processes(Doubling()).largest(torch.tensor(1.5)).item() == 3.0  # type: ignore[arg-type]
 
 
+def test_a_process_goes_on_for_others_only_where_weights_are_sharded() -> None:
+    # The other process says twice what this one says.
+    for kind, mine, expected in (
+        ("MULTI_CPU", False, False), ("MULTI_CPU", True, True),
+        ("FSDP", True, True), ("FSDP", False, False), ("DEEPSPEED", True, True),
+    ):  # fmt: skip
+        together = Processes(Doubling(distributed_type=kind))  # type: ignore[arg-type]
+        assert together.anyone(mine) is expected
+
+    class Waiting(Doubling):
+        def gather(self, tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, torch.ones(1)])
+
+    for kind, expected in (("MULTI_CPU", False), ("FSDP", True), ("DEEPSPEED", True)):
+        together = Processes(Waiting(distributed_type=kind))  # type: ignore[arg-type]
+        assert together.anyone(False) is expected
+
+
 def test_one_process_keeps_its_numbers() -> None:
     alone = Processes(Accelerator(cpu=True))
     parameter = nn.Parameter(torch.zeros(2))
@@ -114,8 +152,12 @@ def test_one_process_keeps_its_numbers() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_gradient_and_metrics_of_one(project: Path, tmp_path: Path) -> None:
-    # Items 12, 14, 25: whitening, token counts, gradients, clipping and metrics are global.
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+def test_two_processes_have_the_gradient_and_metrics_of_one(
+    project: Path, tmp_path: Path, kind: str
+) -> None:
+    # Items 12, 14, 25: whitening, token counts, gradients, clipping and metrics are global,
+    # whether each process holds all weights or a shard of them (torch's fully_shard).
     script = tmp_path / "part.py"
     script.write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
@@ -124,7 +166,7 @@ def test_two_processes_have_the_gradient_and_metrics_of_one(project: Path, tmp_p
         command = [sys.executable, str(script), str(tmp_path / "out")]
         if count > 1:
             launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-            command = [sys.executable, *launcher, *command[1:]]
+            command = [sys.executable, *launcher, *command[1:], kind]
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, timeout=120
         )

@@ -62,31 +62,59 @@ def assert_same_tensors(one: Any, other: Any) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize("step", [5, 12])
+def gold(completions: list[str], **_: Any) -> list[float]:
+    return [-float(len(text.split())) for text in completions]
+
+
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "adapters": ({}, {}),
+    "head": ({"critic": "head", "score_normalisation": "reference"}, {}),
+    "full": ({"critic": "head", "critic_warmup_updates": 1}, {"peft_config": None}),
+    "full, critic of its own": ({"critic": "model", "entropy_coef": 0.01}, {"peft_config": None}),
+    "everything": (
+        {"score_normalisation": "running", "ptx_coef": 0.3, "early_stop_kl": 2e-3,
+         "eval_updates": 1, "kl_budget": -1.0},
+        {"ptx_dataset": [{"text": "a b c"}, {"text": "d e f g"}, {"text": "h i"}],
+         "eval_dataset": HELD_OUT, "gold_func": gold},
+    ),
+}  # fmt: skip
+"""Arguments and parts."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "step"), [*((kind, 5) for kind in KINDS), ("adapters", 12), ("everything", 12)]
+)
 def test_a_killed_run_ends_with_the_bits_of_one_never_killed(
-    make_trainer: Make, rows_logged: Rows, tmp_path: Path, step: int
+    make_trainer: Make, rows_logged: Rows, tmp_path: Path, kind: str, step: int
 ) -> None:
     # Killed inside the second update, and right at the end of the third before its checkpoint.
-    whole = make_trainer(output_dir=str(tmp_path / "whole"), **SETTINGS)
+    settings, parts = KINDS[kind]
+    settings = SETTINGS | settings
+    whole = make_trainer(output_dir=str(tmp_path / "whole"), parts=parts, **settings)
     whole.train()
-    arguments = SETTINGS | {"output_dir": str(tmp_path / "killed")}
-    killed = make_trainer(parts={"callbacks": [Kill(step)]}, **arguments)
+    arguments = settings | {"output_dir": str(tmp_path / "killed")}
+    killed = make_trainer(parts={**parts, "callbacks": [Kill(step)]}, **arguments)
     with pytest.raises(Killed):
         killed.train()
     last = max((tmp_path / "killed").iterdir(), key=lambda path: int(path.name.split("-")[1]))
     assert last.name == {5: "checkpoint-4", 12: "checkpoint-8"}[step]
-    resumed = make_trainer(**arguments)
+    resumed = make_trainer(parts=parts, **arguments)
     resumed.train(resume_from_checkpoint=str(last))
 
     expected, found = tmp_path / "whole/checkpoint-16", tmp_path / "killed/checkpoint-16"
     assert outputs(found) == outputs(expected)
-    assert {"adapter_model.safetensors", "critic/head.safetensors", "ppo_state.json"} <= set(
+    weights = "model" if "peft_config" in parts else "adapter_model"
+    assert {f"{weights}.safetensors", "critic/head.safetensors", "ppo_state.json"} <= set(
         outputs(found)
     )
     for name in ("optimizer.pt", "scheduler.pt"):
         assert_same_tensors(torch.load(found / name), torch.load(expected / name))
     assert rows_logged(resumed) == rows_logged(whole)
-    assert resumed.kl_controller.beta == whole.kl_controller.beta
+    assert resumed.memory == whole.memory
+    if kind == "everything":
+        assert whole.memory.scale.n == 32
+        assert whole.memory.alarms["kl"].startswith("update 1: ")  # before the kill
+        assert len(whole.memory.evaluated) == 4
     assert len({row["kl/beta"] for row in rows_logged(whole)}) == 4
     assert resumed.samples == whole.samples
 
@@ -106,12 +134,17 @@ def test_a_finished_run_resumes_to_its_end(make_trainer: Make, tmp_path: Path) -
 
 
 def test_the_coefficient_is_in_the_checkpoint(make_trainer: Make, tmp_path: Path) -> None:
-    # Item 10: every bit of it.
+    # Item 10: every bit of it, beside what else only PPO knows.
     trainer = make_trainer(**SETTINGS)
     trainer.train()
     saved = json.loads((tmp_path / "out" / "checkpoint-16" / "ppo_state.json").read_text())
-    assert saved == {"beta": trainer.kl_controller.beta}
-    assert trainer.kl_controller.beta != 0.05
+    assert saved == {
+        "beta": trainer.memory.kl.beta,
+        "scale": {"kind": "none", "n": 0, "mean": 0.0, "squares": 0.0},
+        "evaluated": [],
+        "alarms": {},
+    }
+    assert trainer.memory.kl.beta != 0.05
 
 
 def test_a_seed_fixes_a_run_and_another_seed_gives_another(

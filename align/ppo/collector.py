@@ -1,0 +1,111 @@
+"""Prompts answered, scored and measured: the rollouts of training, and evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from align.ppo.actor import Actor
+from align.ppo.alarms import Evaluated
+from align.ppo.config import PPOConfig
+from align.ppo.experience import collect
+from align.ppo.memory import Memory
+from align.ppo.processes import Processes
+from align.ppo.prompts import EVALUATE, SAMPLE, PromptSet, scheduled_indices, stream
+from align.ppo.rollout import Rollout
+from align.ppo.scoring import RewardFunction, sample_rows, score_responses
+from align.ppo.watch import Watch, part_means, response_metrics
+
+
+class Collected(NamedTuple):
+    """The rollout of an update, its metrics, and a few of its responses for people to read."""
+
+    rollout: Rollout
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+
+
+class Evaluation(NamedTuple):
+    """Metrics on held-out prompts, the scores behind them, and a few responses."""
+
+    metrics: dict[str, float]
+    scores: Evaluated
+    samples: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Lets the actor answer prompts and turns scores into experience.
+
+    Attributes:
+        actor: Responds and measures.
+        functions: Reward functions, which are trained on.
+        gold: A reward that is only watched.
+        args: PPO's arguments.
+        memory: KL coefficient and scale of scores; both learn from what is collected.
+        processes: Those that collect together.
+    """
+
+    actor: Actor
+    functions: Sequence[RewardFunction]
+    gold: RewardFunction | None
+    args: PPOConfig
+    memory: Memory
+    processes: Processes
+
+    def collect(self, prompts: PromptSet, update: int, watch: Watch) -> Collected:
+        """Sample, score and measure this process's responses of one update.
+
+        Args:
+            prompts: Where the prompts are drawn from.
+            update: Number of the update.
+            watch: Is told times and tokens.
+        """
+        args, memory, together = self.args, self.memory, self.processes
+        rank, count, beta = args.process_index, args.world_size, memory.kl.beta
+        size = args.local_rollout_size * count
+        drawn = scheduled_indices(len(prompts), update * size, size, args.seed)
+        batch = prompts.batch(drawn[rank::count])
+        with watch.phase("sample"):
+            responses = self.actor.respond(batch, stream(args.seed, SAMPLE, rank, update))
+        tokens = sum(len(response.ids) for response in responses)
+        for phase, times in (("sample", 1), ("measure", 1), ("optimise", args.num_ppo_epochs)):
+            watch.count(phase, tokens * times)
+        texts = self.actor.texts(responses)
+        with watch.phase("score"):
+            scores = score_responses(self.functions, batch, texts, args.reward_weights)
+        with watch.phase("measure"):
+            last = args.truncation == "bootstrap"
+            measured = self.actor.measure(batch, responses, last_value=last)
+        scaled = memory.scale(scores.total.to(measured.mask.device), together.sum)
+        rollout, metrics = collect(measured, scores.total, beta, args, together.sum, scaled)
+        if len(self.functions) > 1:
+            metrics |= part_means(scores.parts, measured.mask.device, together.sum)
+        memory.kl.update(metrics["kl/k1"], size)
+        seen = {"update": update + 1, "episode": (update + 1) * size, "kl/beta": beta}
+        samples = sample_rows(batch, texts, scores.total, update)
+        return Collected(rollout, seen | metrics, samples)
+
+    def evaluate(self, prompts: PromptSet, update: int) -> Evaluation:
+        """Answer held-out prompts with the same random draws every time.
+
+        Args:
+            prompts: All of them are answered, by every process.
+            update: Updates done, for the samples.
+        """
+        batch = prompts.batch(range(len(prompts)))
+        responses = self.actor.respond(batch, stream(self.args.seed, EVALUATE))
+        texts = self.actor.texts(responses)
+        scores = score_responses(self.functions, batch, texts, self.args.reward_weights).total
+        metrics = {
+            "score": float(scores.mean()),
+            **response_metrics(self.actor.measure(batch, responses)),
+            "n": len(batch),
+        }
+        gold: list[float] = []
+        if self.gold is not None:
+            gold = score_responses([self.gold], batch, texts).total.tolist()
+            metrics["gold"] = sum(gold) / len(gold)
+        samples = sample_rows(batch, texts, scores, update)
+        return Evaluation(metrics, Evaluated(scores.tolist(), gold), samples)

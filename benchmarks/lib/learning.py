@@ -1,0 +1,66 @@
+"""How two systems learn the same thing: score after equal episodes, and time to a score.
+
+A run is the mean score of each update's responses and the seconds at which the update ended. Curves
+are smoothed by a trailing mean over an eighth of the updates, the same for both sides. A score
+counts as reached when the smoothed curve first reaches it, also where that is the peer's own last
+score and the peer was there before its end.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+Run = Mapping[str, Any]
+"""A worker's report; `scores` and `ended` are read."""
+
+
+def smoothed(scores: Sequence[float]) -> list[float]:
+    """Trailing means over an eighth of the updates (n,), from the first full window on."""
+    window = max(1, len(scores) // 8)
+    starts = range(len(scores) - window + 1)
+    return [statistics.fmean(scores[start : start + window]) for start in starts]
+
+
+def seconds_to(run: Run, score: float) -> float | None:
+    """Seconds of training after which a run's smoothed score was reached; None: never."""
+    curve = smoothed(run["scores"])
+    ended = run["ended"][-len(curve) :]
+    return next((end for value, end in zip(curve, ended, strict=True) if value >= score), None)
+
+
+def time_ratio(ours: Run, peer: Run) -> float:
+    """Peer's seconds over ours to the peer's own last score; 0 if ours never reaches it."""
+    target = smoothed(peer["scores"])[-1]
+    needed, reference = seconds_to(ours, target), seconds_to(peer, target)
+    assert reference is not None
+    return 0.0 if needed is None else reference / needed
+
+
+def learning(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
+    """Compare runs (ours, peer) that share a seed.
+
+    Returns:
+        Last scores of both; their difference (ours minus peer) with its paired t interval over
+        seeds; the ratios of time to the peer's last score, their median, and how many of our
+        runs reached it.
+    """
+    import numpy as np
+
+    from evals.stats import mean_estimate
+
+    last = [[smoothed(run["scores"])[-1] for run in pair] for pair in pairs]
+    ratios = [time_ratio(ours, peer) for ours, peer in pairs]
+    difference = mean_estimate(np.array([ours - peer for ours, peer in last]))
+    return {
+        "first_score": statistics.fmean(run["scores"][0] for pair in pairs for run in pair),
+        "last_score_ours": [ours for ours, _ in last],
+        "last_score_peer": [peer for _, peer in last],
+        "difference": asdict(difference),
+        "time_ratio": statistics.median(ratios),
+        "time_ratios": ratios,
+        "reached": sum(value > 0 for value in ratios),
+        "seeds": len(pairs),
+    }

@@ -1,0 +1,135 @@
+"""The pipeline's order: what is checked before anything runs, and what is loaded for it."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align import pipeline
+from align.artifacts import StageJob, StageResult
+from align.config import RunConfig
+from align.errors import UserError
+from align.progress import NullProgress
+from align.stages import STAGES
+
+LORA = {"base": "org/name", "adapters": []}
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "sklearn", "matplotlib"}
+
+
+def source(world: str) -> dict[str, Any]:
+    return {"world": world, "limit": 20}
+
+
+def document(**trainers: dict[str, Any]) -> dict[str, Any]:
+    """A run of all training stages; each takes a `trainer` mapping from `trainers`."""
+    sections: dict[str, Any] = {
+        "pretrain": {"data": source("text")},
+        "sft": {"data": source("instructions")},
+        "reward": {"data": source("preferences")},
+        "ppo": {"data": source("prompts")},
+    }
+    for name, given in trainers.items():
+        sections[name]["trainer"] = given
+    if "pretrain" not in trainers:
+        sections["pretrain"] = None
+        sections["model"] = {"base": "org/name"}
+    return {"name": "tiny", "device": "cpu", **sections}
+
+
+@pytest.fixture
+def ran(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the stages that ran; they make nothing but a manifest."""
+    names: list[str] = []
+
+    def fake(name: str) -> Any:
+        def run(config: RunConfig, job: StageJob) -> StageResult:
+            names.append(name)
+            return StageResult({}, model=LORA)
+
+        return run
+
+    stages = tuple(replace(stage, run=fake(stage.name)) for stage in STAGES)
+    monkeypatch.setattr(pipeline, "STAGES", stages)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    return names
+
+
+def run(settings: dict[str, Any], until: str | None = None) -> None:
+    config = RunConfig.model_validate(settings)
+    pipeline.run_pipeline(config, until=until, command="", progress=NullProgress())
+
+
+@pytest.mark.parametrize("until", [None, "first"])
+@pytest.mark.parametrize("name", ["pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"adam_beta": 0.9}, r"adam_beta: unknown argument; allowed: adam_beta"),
+        ({"adam_beta2": "0.9"}, r'adam_beta2: "0\.9" \(text\); allowed: float'),
+        ({"output_dir": "x"}, r"output_dir: is set by the stage itself"),
+    ],
+)
+def test_trainer_arguments_are_checked_before_any_stage_runs(
+    ran: list[str], name: str, given: dict[str, Any], complaint: str, until: str | None
+) -> None:
+    first = "pretrain" if name == "pretrain" else "sft"
+    with pytest.raises(UserError, match=rf"^{name}\.trainer\.{complaint}"):
+        run(document(**{name: given}), until and first)
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("pretrain", "eval_steps"),
+        ("sft", "assistant_only_loss"),
+        ("reward", "center_rewards_coefficient"),
+        ("ppo", "kl_coef"),
+    ],
+)
+def test_what_only_this_stage_sets_is_refused_too(ran: list[str], name: str, own: str) -> None:
+    with pytest.raises(UserError, match=rf"^{name}\.trainer\.{own}: is set by the stage itself"):
+        run(document(**{name: {own: 1}}))
+    assert ran == []
+
+
+def test_arguments_that_fit_run(ran: list[str]) -> None:
+    fitting = {"adam_beta2": 0.98}
+    run(document(sft=fitting, reward=fitting, ppo=fitting))
+    assert ran == ["sft", "reward", "ppo"]
+
+
+def test_only_sections_with_arguments_and_a_stage_to_run_are_checked(
+    ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    stages = tuple(
+        replace(stage, check=lambda _, name=stage.name: checked.append(name))
+        for stage in pipeline.STAGES
+    )
+    monkeypatch.setattr(pipeline, "STAGES", stages)
+    run(document(sft={"adam_beta2": 0.98}, ppo={"adam_beta2": 0.98}), "sft")
+    assert checked == ["sft", "ppo"]
+    checked.clear()
+    run(document(sft={"adam_beta2": 0.98}, reward={"adam_beta2": 0.98}))  # sft is up to date
+    assert (checked, ran) == (["reward"], ["sft", "reward", "ppo"])
+
+
+def test_a_finished_run_loads_no_library_of_training(ran: list[str]) -> None:
+    # what would make it slow is what it imports; a clock would measure the machine
+    Path("run.yaml").write_text(json.dumps(document(sft={"adam_beta2": 0.98})), "utf-8")
+    code = (
+        "import sys; from align.cli import main; code = main(['ppo', 'run.yaml']); "
+        f"print(code, sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    run(document(sft={"adam_beta2": 0.98}))
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        *(f"{name}: up to date" for name in ("2-sft", "3-reward", "4-ppo")),
+        "0 []",
+    ]
