@@ -54,7 +54,7 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc]  # transformers is unt
     critic: Critic = _help(  # noqa: RUF009 - a field, as transformers spells it
         "Values from the policy's trunk (head), from a LoRA of their own (adapter) or from a model "
         "of their own (model).",
-        "adapter",
+        "head",
     )
     critic_warmup_updates: int = _help("First updates that train the critic alone.", 0)
     critic_learning_rate: float | None = _help("Default: `learning_rate`.", None)
