@@ -15,7 +15,7 @@ from typing import Any
 
 from align.errors import UserError
 from align.files import write_json_atomic
-from align.quiet import quiet_transformers
+from align.quiet import quiet_gguf, quiet_transformers
 
 STAMP = "source.json"
 
@@ -72,7 +72,8 @@ def convert(file: Path, folder: Path) -> None:
     place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
-        read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **place)
+        with quiet_gguf():
+            read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **place)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"cannot read this GGUF file: {str(error)[:300]}", where=str(file)

@@ -34,7 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what nobody asked for, so that it is listed among the skipped."""
-    left_out = set(ON_REQUEST) - set(config.getoption("--with"))
+    asked = {*config.getoption("--with"), *str(config.option.markexpr).split()}
+    left_out = set(ON_REQUEST) - asked
     for item in items:
         for name in left_out:
             if item.get_closest_marker(name):

@@ -156,3 +156,15 @@ def tree_paths(block: str) -> Iterator[str]:
             yield prefix + name
         if names[-1].endswith("/"):
             stack.append((depth, names[-1]))
+
+
+def test_the_tests_that_ppo_s_page_names_exist(project: Path) -> None:
+    page = (project / "docs" / "ppo.md").read_text("utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    written = {
+        name
+        for path in (project / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert len(re.findall(r"^\| \d+ \|", page, re.MULTILINE)) == 26
+    assert sorted(named - written) == []

@@ -20,7 +20,7 @@ from align.models import (
     resolve_reference,
     save_model,
 )
-from align.quiet import quiet_transformers
+from align.quiet import quiet_gguf, quiet_transformers
 
 IDS = torch.arange(10, 30).reshape(2, 10)
 
@@ -198,3 +198,12 @@ def test_smollm2_from_gguf(project: Path, tmp_path: Path) -> None:
     answer = model.generate(**ids, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(answer[0, ids["input_ids"].shape[1] :])
     save_model(model, tokenizer, tmp_path / "saved")
+
+
+def test_reading_a_file_shows_no_bar_of_transformers() -> None:
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    with quiet_gguf():
+        assert list(reader.tqdm([1, 2], desc="Converting")) == [1, 2]
+    assert reader.tqdm is bar

@@ -128,7 +128,8 @@ def make_trainer(
             "output_dir": str(tmp_path / "out"), "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": 1, "num_mini_batches": 2, "num_ppo_epochs": 2,
             "total_episodes": 16, "response_length": 6, "max_prompt_length": 16,
-            "learning_rate": 1e-2, "critic": "adapter", "disable_tqdm": True, "use_cpu": True, "seed": 3,
+            "learning_rate": 1e-2, "critic": "adapter", "disable_tqdm": True, "use_cpu": True,
+            "seed": 3,
         }  # fmt: skip
         rows = prompts if prompts is not None else [{"prompt": text} for text in PROMPTS]
         return PPOTrainer(

@@ -81,7 +81,9 @@ def optimum(trainer: PPOTrainer, seed: int) -> Tensor:
     return tilted / tilted.sum()
 
 
-@pytest.mark.parametrize("seed", [0, 4])
+@pytest.mark.parametrize(
+    "seed", [0, 4, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2, 3, 5, 6, 7, 8, 9))]
+)
 def test_one_token_responses_reach_the_analytic_optimum(
     make_bandit: Callable[..., PPOTrainer], seed: int
 ) -> None:

@@ -43,7 +43,8 @@ shared = SharedBase(LlamaForCausalLM(LlamaConfig(
     vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
     num_attention_heads=2, num_key_value_heads=2)))
 count = int(os.environ.get("WORLD_SIZE", "1"))
-args = PPOConfig(output_dir=sys.argv[1], use_cpu=True, per_device_train_batch_size=2,
+args = PPOConfig(output_dir=sys.argv[1], use_cpu=True, critic="adapter",
+                 per_device_train_batch_size=2,
                  gradient_accumulation_steps=2 // count, seed=1)
 accelerator = Accelerator(cpu=True)
 rank = accelerator.process_index
