@@ -22,13 +22,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from align import trunk
 from align.adapters import adapter_settings, add_lora
 from align.config import LoraConfig
 from align.errors import UserError
 from align.lora import quicken
 from align.part_files import restore_adapter
 from align.quiet import quiet_peft
-from align.trunk import Place, freeze, last_hidden, places_of, recomputing
+from align.trunk import Place
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class SharedBase(nn.Module):
         self._active: str | None = None
         self._layers: list[BaseTunerLayer] = []
         self._trainable: dict[str, list[Place]] = {}
-        freeze(model)
+        trunk.freeze(model)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -144,7 +145,7 @@ class SharedBase(nn.Module):
         if folder is not None:
             restore_adapter(self, name, folder)
         if trainable:
-            self._trainable[name] = places_of(self, self.adapter_parameters(name))
+            self._trainable[name] = trunk.places_of(self, self.adapter_parameters(name))
         self._pin_gradients()
         self.activate(name)
 
@@ -160,10 +161,10 @@ class SharedBase(nn.Module):
                 remedy="load the reward model on a base of its own, or train with LoRA",
             )
         if model is not self._base:
-            freeze(model)
+            trunk.freeze(model)
         self.models[name] = model
         if trainable:
-            self._trainable[name] = places_of(self, list(model.parameters()))
+            self._trainable[name] = trunk.places_of(self, list(model.parameters()))
         self._pin_gradients()
         self.activate(name)
 
@@ -184,7 +185,7 @@ class SharedBase(nn.Module):
         head.requires_grad_(trainable)
         self.heads[name] = head
         if trainable:
-            self._trainable[f"{name}.head"] = places_of(self, list(head.parameters()))
+            self._trainable[f"{name}.head"] = trunk.places_of(self, list(head.parameters()))
         return head
 
     def activate(self, name: str | None) -> None:
@@ -223,17 +224,22 @@ class SharedBase(nn.Module):
         return super().train(False)
 
     def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        gradient_checkpointing_kwargs: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         """Prepare every model to recompute its blocks' activations; see `recomputing`."""
-        kwargs = {**(activation_checkpointing_kwargs or {}), "use_reentrant": False}
+        kwargs = activation_checkpointing_kwargs or gradient_checkpointing_kwargs or {}
         for model in (self._base, *self.models.values()):
-            model.activation_checkpointing_enable(kwargs, **options)
+            trunk.enable_checkpointing(model, kwargs, options)
+
+    gradient_checkpointing_enable = activation_checkpointing_enable  # before transformers 5.23
 
     @contextmanager
     def recomputing(self) -> Iterator[None]:
         """Blocks in here keep no activations, once checkpointing is enabled; not for sampling."""
-        with recomputing(self):
+        with trunk.recomputing(self):
             yield
 
     @property
@@ -251,18 +257,13 @@ class SharedBase(nn.Module):
         Returns:
             (B, S, H) in the model's dtype.
         """
-        return last_hidden(self.causal, input_ids, attention_mask)
+        return trunk.last_hidden(self.causal, input_ids, attention_mask)
 
     @property
     def vocabulary_head(self) -> nn.Module:
         """What turns hidden states (..., H) into logits (..., V) for the part in force."""
         head: nn.Module = self.causal.get_output_embeddings()
         return head
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits (..., V) of hidden states (..., H), in the model's dtype."""
-        logits: Tensor = self.vocabulary_head(hidden)
-        return logits
 
     def adapter_parameters(self, name: str) -> list[nn.Parameter]:
         """LoRA parameters of one adapter, in module order."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,21 @@ def freeze(model: PreTrainedModel) -> None:
     model.eval()
     if model.get_output_embeddings() is not None:
         _check_plain_head(model)
+
+
+def enable_checkpointing(
+    model: PreTrainedModel, kwargs: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """Let a model's blocks recompute their activations (not by the reentrant way).
+
+    Args:
+        model: A model of transformers, whose method was renamed in 5.23.
+        kwargs: For torch's checkpoint function.
+        options: For transformers.
+    """
+    newest, older = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+    enable = getattr(model, newest if hasattr(model, newest) else older)
+    enable({**kwargs, "use_reentrant": False}, **options)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def two_parts(model: LlamaForCausalLM | None = None) -> SharedBase:
 @torch.no_grad()
 def logits(shared: SharedBase, name: str | None, ids: Tensor = IDS, mask: Tensor = ALL) -> Tensor:
     with shared.active(name):
-        return shared.logits(shared.hidden(ids, mask))
+        return shared.vocabulary_head(shared.hidden(ids, mask))
 
 
 @torch.no_grad()
@@ -179,7 +179,11 @@ def test_a_step_of_one_part_leaves_the_other_bit_equal(stepped: str, other: str)
     base = logits(shared, None)
     with shared.active(stepped):
         hidden = shared.hidden(IDS, ALL)
-        last = shared.logits(hidden) if stepped == "policy" else shared.heads["critic"](hidden)
+        last = (
+            shared.vocabulary_head(hidden)
+            if stepped == "policy"
+            else shared.heads["critic"](hidden)
+        )
         last.pow(2).mean().backward()
     assert all(p.grad is None for p in shared.trainable_parameters(other))
     assert all(p.grad is not None for p in shared.trainable_parameters(stepped))
@@ -216,13 +220,15 @@ def test_the_adapter_before_returns_whatever_happens() -> None:
         shared.hidden(IDS + V, ALL)  # ids that the embedding does not have
     assert shared.active_adapter == "policy"
     with torch.no_grad():
-        assert torch.equal(shared.logits(shared.hidden(IDS, ALL)), expected)
+        assert torch.equal(shared.vocabulary_head(shared.hidden(IDS, ALL)), expected)
     with shared.active(None):
         with shared.active("critic"):
             pass
         assert shared.active_adapter is None
         with torch.no_grad():
-            assert torch.equal(shared.logits(shared.hidden(IDS, ALL)), logits(shared, None))
+            assert torch.equal(
+                shared.vocabulary_head(shared.hidden(IDS, ALL)), logits(shared, None)
+            )
 
 
 def test_an_unknown_adapter_is_refused() -> None:
@@ -417,7 +423,7 @@ def test_blocks_forget_only_in_training_passes_and_learn_the_same() -> None:
 
     def gradient() -> Tensor:
         with shared.active("policy"), shared.recomputing():
-            shared.logits(shared.hidden(IDS, ALL)).pow(2).mean().backward()
+            shared.vocabulary_head(shared.hidden(IDS, ALL)).pow(2).mean().backward()
         parameters = shared.trainable_parameters("policy")
         found = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         shared.zero_grad()

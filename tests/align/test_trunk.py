@@ -14,7 +14,13 @@ from transformers import (
 )
 
 from align.errors import UserError
-from align.trunk import freeze, last_hidden, position_ids, recomputing
+from align.trunk import (
+    enable_checkpointing,
+    freeze,
+    last_hidden,
+    position_ids,
+    recomputing,
+)
 
 V, H = 40, 16
 IDS = torch.randint(3, V, (3, 7), generator=torch.Generator().manual_seed(1))
@@ -64,7 +70,7 @@ def test_only_blocks_with_checkpointing_forget_and_only_inside() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=H, n_layer=2, n_head=2)).eval()
     with recomputing(model):
         assert not any(module.training for module in model.modules())
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    enable_checkpointing(model, {}, {})
     runs: list[int] = []
     for block in model.transformer.h:
         block.mlp.register_forward_pre_hook(lambda module, inputs: runs.append(1))
@@ -79,3 +85,22 @@ def test_only_blocks_with_checkpointing_forget_and_only_inside() -> None:
     assert torch.equal(found, expected)
     assert len(runs) == 2 + 2 * 2
     assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "name", ["activation_checkpointing_enable", "gradient_checkpointing_enable"]
+)
+def test_checkpointing_is_enabled_under_either_name(name: str) -> None:
+    # The method was renamed in transformers 5.23.
+    seen: list[object] = []
+
+    class Model:
+        pass
+
+    def enable(kwargs: dict[str, object], **options: object) -> None:
+        seen.append((kwargs, options))
+
+    model = Model()
+    setattr(model, name, enable)
+    enable_checkpointing(model, {"a": 1, "use_reentrant": True}, {"offload": False})  # type: ignore[arg-type]
+    assert seen == [({"a": 1, "use_reentrant": False}, {"offload": False})]

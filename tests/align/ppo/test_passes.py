@@ -171,6 +171,6 @@ def test_bfloat16_trunks_give_float32_statistics(
     assert hidden.dtype == torch.bfloat16
     found = response_statistics(base, hidden, rollout, 1.0)
     assert found.logprobs.dtype == found.entropy.dtype == torch.float32
-    expected = base.logits(hidden[1, 0]).float().log_softmax(-1)[14]
+    expected = base.vocabulary_head(hidden[1, 0]).float().log_softmax(-1)[14]
     torch.testing.assert_close(found.logprobs[1, 0], expected)
     assert state_values(base, hidden).dtype == torch.float32

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,19 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallb
 
 from align.config import LoraConfig
 from align.errors import UserError
+from align.ppo.config import PPOConfig
 from align.ppo.trainer import PPOTrainer
 from align.shared import SharedBase
 
 IDS = torch.arange(3, 15).reshape(2, 6)
 Make = Callable[..., PPOTrainer]
 Rows = Callable[[PPOTrainer], list[dict[str, float]]]
+CHECKPOINTING = next(
+    field.name
+    for field in fields(PPOConfig)
+    if field.name in ("activation_checkpointing", "gradient_checkpointing")
+)
+"""The argument was renamed in transformers 5.23."""
 
 
 @torch.no_grad()
@@ -450,7 +458,7 @@ def test_recomputed_activations_change_nothing(
     # Bit for bit; sampling feeds one token a step, as with kept activations: the cache is in use.
     rows, widths, runs = [], [], []
     for on in (False, True):
-        trainer = make_trainer(critic=critic, parts=parts, activation_checkpointing=on)
+        trainer = make_trainer(critic=critic, parts=parts, **{CHECKPOINTING: on})
         seen: list[tuple[bool, int]] = []
         trainer.shared.base.model.layers[1].mlp.register_forward_pre_hook(
             lambda module, inputs, seen=seen: seen.append(
