@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from align.errors import UserError
 from align.shared import SharedBase
-from align.trunk import position_ids
+from align.trunk import last_hidden
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,14 +65,7 @@ class ModelTrunk(NamedTuple):
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states (B, S, H)."""
-        output = self.model.base_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids(attention_mask),
-            use_cache=False,
-        )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        return last_hidden(self.model, input_ids, attention_mask)
 
 
 @dataclass(frozen=True)

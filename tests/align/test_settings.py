@@ -224,15 +224,12 @@ class Arguments:
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"steps": 2, "rate": 1, "name": None}, {"modes": {"a": 1}}, {"modes": "x"}]
-)
-def test_known_trainer_arguments_pass(given: dict[str, Any]) -> None:
-    check_trainer_arguments("sft.trainer", given, Arguments)
-
-
-@pytest.mark.parametrize(
     ("given", "expected"),
     [
+        ({}, None),
+        ({"steps": 2, "rate": 1, "name": None}, None),
+        ({"modes": {"a": 1}}, None),
+        ({"modes": "x"}, None),
         ({"step": 2}, "sft.trainer.step: unknown argument; allowed: steps (nearest)"),
         ({"hidden": 2}, "sft.trainer.hidden: unknown argument; allowed: steps, rate, name, modes"),
         ({"steps": "2"}, 'sft.trainer.steps: "2" (text); allowed: int'),
@@ -241,10 +238,13 @@ def test_known_trainer_arguments_pass(given: dict[str, Any]) -> None:
         ({"seed": 3}, "sft.trainer.seed: is set by the stage itself; remove it"),
     ],
 )
-def test_trainer_arguments_are_checked(given: dict[str, Any], expected: str) -> None:
-    with pytest.raises(UserError) as caught:
+def test_trainer_arguments_are_checked(given: dict[str, Any], expected: str | None) -> None:
+    complaint = None
+    try:
         check_trainer_arguments("sft.trainer", given, Arguments, reserved={"seed"})
-    assert str(caught.value) == expected
+    except UserError as error:
+        complaint = str(error)
+    assert complaint == expected
 
 
 def test_a_real_trainers_arguments_are_checked() -> None:
