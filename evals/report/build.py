@@ -148,7 +148,8 @@ def _verdict_blocks(run: Run, verdict: Verdict, report: ReportConfig) -> list[Bl
 
 def _findings(run: Run) -> tuple[str, ...]:
     kl = budget_sentence(run.ppo_log, _budget(run)) if run.ppo_log else ""
-    return findings(run.ledger, kl, run.confidence)
+    warned = tuple(f"PPO warned at {reason}." for reason in run.ppo_warnings.values())
+    return (*findings(run.ledger, kl, run.confidence), *warned)
 
 
 def _rules(config: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Run:
     """Folder of the stage -> rows of its metrics.jsonl."""
     ledger: Mapping[str, Any]
     """Results of the evaluation; empty where it did not run."""
+    ppo_warnings: Mapping[str, str] = field(default_factory=dict)
+    """What PPO warned of, with update and numbers, by a short name."""
 
     @property
     def confidence(self) -> float:
@@ -68,6 +70,9 @@ def collect(run_folder: Path) -> Run:
         manifests={name: read_manifest(folder) for name, folder in complete.items()},
         logs={name: log.read() for name, log in logs.items()},
         ledger=read_ledger(run_folder / STAGES[-1] / "ledger.json"),
+        ppo_warnings=_read_object(run_folder / "4-ppo" / "ppo.json", "PPO results").get(
+            "warnings", {}
+        ),
     )
 
 
@@ -77,15 +82,20 @@ def read_ledger(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is not a JSON object.
     """
+    return _read_object(path, "ledger")
+
+
+def _read_object(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object; empty if there is no such file."""
     if not path.is_file():
         return {}
     try:
-        ledger = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"broken ledger ({error})", where=str(path)) from error
-    if not isinstance(ledger, dict):
-        raise UserError("broken ledger: not a JSON object", where=str(path))
-    return ledger
+        raise UserError(f"broken {what} ({error})", where=str(path)) from error
+    if not isinstance(found, dict):
+        raise UserError(f"broken {what}: not a JSON object", where=str(path))
+    return found
 
 
 def skipped(run: Run) -> list[tuple[str, str]]:

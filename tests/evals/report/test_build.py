@@ -296,3 +296,14 @@ def test_disagreeing_stages_and_gaps_are_pointed_out(run_folder):
     missing = {row[0]: row[2] for row in page.tables["Missing, failed and left out"][1:]}
     assert missing["translation bleu"] == "not measured for ppo"
     assert missing["stage 5-evals"] == "no manifest, but a ledger was found and is used"
+
+
+def test_what_ppo_warned_of_is_a_finding(run_folder):
+    warning = "update 3: entropy fell from 2.1 to 0.3 nats a token"
+    results = run_folder / "4-ppo" / "ppo.json"
+    results.write_text(json.dumps({"warnings": {"entropy": warning}}))
+    page = build_report(run_folder, ReportConfig()).path.with_name("report.md").read_text()
+    assert f"- PPO warned at {warning}." in page
+    results.write_text("{")
+    with pytest.raises(UserError, match=r"ppo\.json: broken PPO results"):
+        build_report(run_folder, ReportConfig())
