@@ -1,8 +1,9 @@
-"""The LoRA layer's forward pass with fewer and smaller tensors than peft's.
+"""The LoRA layer as one operation, with fewer and smaller tensors than peft's.
 
 peft computes `W x + s * (B (A x))` with a product, a scaling and a sum of the layer's full width,
-in the adapter's float32. Here the update is accumulated into `W x` by the product itself, in the
-type of `W x`: the adapter's weights are cast, not the activations.
+in the adapter's float32, and autograd takes the same way back. Here both products are accumulated
+into the large one, forward and backward, in the type of `W x`: the adapter's weights are cast, not
+the activations. Besides x, only A x is kept for the gradients.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
-from torch.nn import functional
+
+from align import products
 
 
 def quicken(layer: nn.Module) -> None:
     """Replace a plain LoRA layer's forward pass; other layers and variants (DoRA) keep theirs."""
-    if type(layer) is Linear and type(layer.base_layer) is nn.Linear and not layer.lora_variant:
+    plain = type(layer) is Linear and type(layer.base_layer) in (nn.Linear, products.Linear)
+    if plain and not layer.lora_variant:
         layer.forward = _Forward(layer)
 
 
@@ -36,15 +39,50 @@ class _Forward:
         Returns:
             (..., out).
         """
-        layer = self._layer
-        result: Tensor = layer.base_layer(x)
+        layer, base = self._layer, self._layer.base_layer
         if layer._disable_adapters:
-            return result
+            return base(x)  # type: ignore[no-any-return]
         name = layer._active_adapter[0]
-        dtype, up = result.dtype, layer.lora_B[name].weight
-        small = functional.linear(x.to(dtype), layer.lora_A[name].weight.to(dtype))
+        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+        dtype = products.compute_type(base.weight)
         with torch.autocast(x.device.type, enabled=False):
-            flat = result.view(-1, result.shape[-1]).addmm_(
-                small.view(-1, small.shape[-1]), up.to(dtype).t(), alpha=layer.scaling[name]
-            )
-        return flat.view_as(result)
+            weights = [w if w is None else w.to(dtype) for w in (base.weight, base.bias, down, up)]
+            rows = x.to(dtype).flatten(0, -2)
+            result: Tensor = _Lora.apply(rows, *weights, layer.scaling[name])  # type: ignore[no-untyped-call]
+        return result.view(*x.shape[:-1], -1)
+
+
+class _Lora(torch.autograd.Function):
+    """The layer on rows (N, in), and its gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        """Return W x + b + scaling * B A x, (N, out)."""
+        small = x @ down.t()
+        ctx.save_for_backward(x, weight, down, up, small)
+        ctx.scaling = scaling
+        return products.product(x, weight, bias).addmm_(small, up.t(), alpha=scaling)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of what wants one: x, W, b, A, B."""
+        (of_result,) = gradients
+        x, weight, down, up, small = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        of_small = (of_result @ up).mul_(ctx.scaling)
+        return (
+            products.product(of_result, weight.t()).addmm_(of_small, down) if wanted[0] else None,
+            of_result.t() @ x if wanted[1] else None,
+            of_result.sum(0) if wanted[2] else None,
+            of_small.t() @ x if wanted[3] else None,
+            (of_result.t() @ small).mul_(ctx.scaling) if wanted[4] else None,
+            None,
+        )

@@ -19,6 +19,7 @@ from align.adapters import check_adapters, merge_adapters, save_adapter
 from align.config import ArchitectureConfig
 from align.errors import UserError
 from align.gguf import converted
+from align.products import quicken_linear
 from align.quiet import quiet_transformers
 from align.references import ModelReference, listing, relative_model, resolve_reference
 
@@ -104,6 +105,7 @@ def load_model(reference: ModelReference, *, device: str | None = None) -> Loade
     _fit_vocabulary(model, tokenizer, reference.base)
     model = merge_adapters(model, reference.adapters).to(device=device, dtype=dtype)
     disable_dropout(model)
+    quicken_linear(model)
     _align_special_tokens(model, tokenizer)
     return LoadedModel(model.eval(), tokenizer, reference)
 

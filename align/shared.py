@@ -52,7 +52,7 @@ class SharedBase(nn.Module):
         self._active: str | None = None
         self._layers: list[BaseTunerLayer] = []
         self._trainable: dict[str, list[Place]] = {}
-        trunk.freeze(model)
+        trunk.make_base(model)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -161,7 +161,7 @@ class SharedBase(nn.Module):
                 remedy="load the reward model on a base of its own, or train with LoRA",
             )
         if model is not self._base:
-            trunk.freeze(model)
+            trunk.make_base(model)
         self.models[name] = model
         if trainable:
             self._trainable[name] = trunk.places_of(self, list(model.parameters()))

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from align.errors import UserError
+from align.products import quicken_linear
 
 Place = tuple[nn.Module, str]
 """A module and the name of one of its parameters."""
@@ -60,14 +61,15 @@ def last_hidden(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tenso
     return hidden
 
 
-def freeze(model: PreTrainedModel) -> None:
-    """Freeze a model, switch its dropout off and check its vocabulary head, if it has one.
+def make_base(model: PreTrainedModel) -> None:
+    """Freeze a model, switch its dropout off, quicken its linear layers, check its vocabulary head.
 
     Raises:
         UserError: The model's logits are not its head applied to the trunk's last hidden state.
     """
     model.requires_grad_(False)
     model.eval()
+    quicken_linear(model)
     if model.get_output_embeddings() is not None:
         _check_plain_head(model)
 

@@ -16,8 +16,8 @@ from transformers import (
 from align.errors import UserError
 from align.trunk import (
     enable_checkpointing,
-    freeze,
     last_hidden,
+    make_base,
     position_ids,
     recomputing,
 )
@@ -50,7 +50,7 @@ def test_states_are_those_of_the_trunk_whatever_its_head() -> None:
 
 def test_a_frozen_model_neither_trains_nor_drops() -> None:
     model = LlamaForCausalLM(LlamaConfig(**SHAPE, attention_dropout=0.9)).train()
-    freeze(model)
+    make_base(model)
     assert not any(p.requires_grad for p in model.parameters())
     assert not any(module.training for module in model.modules())
     assert torch.equal(model(IDS).logits, model(IDS).logits)
@@ -62,8 +62,8 @@ def test_a_model_that_scales_its_logits_is_refused() -> None:
         "num_attention_heads": 2, "num_key_value_heads": 2,
     }  # fmt: skip
     with pytest.raises(UserError, match="GraniteForCausalLM scales"):
-        freeze(GraniteForCausalLM(GraniteConfig(**settings, logits_scaling=4.0)))
-    freeze(GraniteForCausalLM(GraniteConfig(**settings, logits_scaling=1.0)))
+        make_base(GraniteForCausalLM(GraniteConfig(**settings, logits_scaling=4.0)))
+    make_base(GraniteForCausalLM(GraniteConfig(**settings, logits_scaling=1.0)))
 
 
 def test_only_blocks_with_checkpointing_forget_and_only_inside() -> None:

@@ -37,12 +37,18 @@ class Plain:
 @pytest.mark.parametrize("entropy", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
-@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("tokens", [3, 100])
+@pytest.mark.parametrize("words", [1, 2, 100])
 def test_values_and_gradients_are_those_of_autograd(
-    temperature: float, bias: bool, entropy: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+    temperature: float,
+    bias: bool,
+    entropy: bool,
+    tokens: int,
+    words: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Whatever the size of the chunks: N is no multiple of 3.
-    monkeypatch.setattr(vocabulary, "CHUNK_BYTES", {"cpu": 4 * V * rows})
+    # Whatever the size of the blocks: N is no multiple of 3 tokens, V none of 2 words.
+    monkeypatch.setattr(vocabulary, "BLOCK", {"cpu": (tokens, 4 * min(tokens, N) * words)})
     plain = Plain(temperature, bias=bias, entropy=entropy)
     found = token_statistics(
         plain.head, plain.hidden, plain.chosen, temperature, train_entropy=entropy
