@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from align.attention import quicken_attention
 from align.errors import UserError
 from align.products import quicken_linear
 
@@ -70,6 +71,7 @@ def make_base(model: PreTrainedModel) -> None:
     model.requires_grad_(False)
     model.eval()
     quicken_linear(model)
+    quicken_attention(model)
     if model.get_output_embeddings() is not None:
         _check_plain_head(model)
 
