@@ -29,7 +29,7 @@ def quicken_attention(model: PreTrainedModel) -> None:
 def attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' fused attention; what has gradients to come goes through float32.
+    """The fused attention of transformers; what has gradients to come goes through float32.
 
     Args:
         module: The attention layer.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
+from torch.nn import functional
 
 from align import products
 
@@ -45,11 +46,24 @@ class _Forward:
         name = layer._active_adapter[0]
         down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
         dtype = products.compute_type(base.weight)
-        with torch.autocast(x.device.type, enabled=False):
-            weights = [w if w is None else w.to(dtype) for w in (base.weight, base.bias, down, up)]
-            rows = x.to(dtype).flatten(0, -2)
-            result: Tensor = _Lora.apply(rows, *weights, layer.scaling[name])  # type: ignore[no-untyped-call]
+        weights = [w if w is None else w.to(dtype) for w in (base.weight, base.bias, down, up)]
+        rows = x.to(dtype).flatten(0, -2)
+        result: Tensor
+        if torch.is_grad_enabled():
+            result = _Lora.apply(rows, *weights, layer.scaling[name])  # type: ignore[no-untyped-call]
+        else:
+            result = _adapted(rows, *weights, layer.scaling[name])[0]
         return result.view(*x.shape[:-1], -1)
+
+
+def _adapted(
+    x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """W x + b + scaling * B A x (N, out), and A x (N, r)."""
+    with torch.autocast(x.device.type, enabled=False):
+        small = functional.linear(x, down)
+        result = products.product(x, weight, bias)
+        return result.addmm_(small, up.t(), alpha=scaling), small
 
 
 class _Lora(torch.autograd.Function):
@@ -66,10 +80,10 @@ class _Lora(torch.autograd.Function):
         scaling: float,
     ) -> Tensor:
         """Return W x + b + scaling * B A x, (N, out)."""
-        small = x @ down.t()
+        result, small = _adapted(x, weight, bias, down, up, scaling)
         ctx.save_for_backward(x, weight, down, up, small)
         ctx.scaling = scaling
-        return products.product(x, weight, bias).addmm_(small, up.t(), alpha=scaling)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -23,9 +23,16 @@ DATA_CODE = (
     "align.adapters",
     "align.tokenizer",
     "align.gguf",
+    "align.products",
 )
 TRAIN_CODE = (*DATA_CODE, "align.training", "align.callbacks")
-SHARED_CODE = ("align.shared", "align.trunk", "align.lora", "align.part_files")
+SHARED_CODE = (
+    "align.shared",
+    "align.trunk",
+    "align.lora",
+    "align.attention",
+    "align.part_files",
+)
 
 
 @dataclass(frozen=True)

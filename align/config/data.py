@@ -51,6 +51,8 @@ class SourceConfig(Section):
     """Read a hub dataset row by row instead of downloading it (needs `limit`)."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Our field name -> the column's name in the file, where they differ."""
+    words: Positive | None = None
+    """Of texts that serve as prompts, keep only so many first words; shorter ones are left out."""
     limit: Positive | None = None
     """At most so many rows, the first of a seeded shuffle. The world needs it."""
     max_characters: Positive | None = None

@@ -199,3 +199,18 @@ def prompt_of_question(row: Row) -> Row:
 def prompt_of_text(row: Row) -> Row:
     """A text to be continued."""
     return {"prompt": plain_text(row)["text"]} | _without(row, "text")
+
+
+def first_words(row: Row, number: int) -> Row:
+    """A prompt that is only the first words of a text.
+
+    Raises:
+        UserError: The prompt is a conversation.
+        Unusable: The text has no more words than that.
+    """
+    if not isinstance(row["prompt"], str):
+        raise UserError("`words` cuts plain texts, and this prompt is a conversation")
+    words = row["prompt"].split()
+    if len(words) <= number:
+        raise Unusable(f"no more than {number} words")
+    return row | {"prompt": " ".join(words[:number])}

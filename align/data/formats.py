@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from align.data import conversions
+from align.data.labels import labelled
 from align.data.readers import Row, near
 from align.errors import UserError
 
@@ -30,10 +31,15 @@ class Converter:
     Args:
         kind: What the stage needs.
         columns: Our field name -> the column's name in the source.
+        words: Of prompts that are texts, keep only so many first words.
     """
 
-    def __init__(self, kind: Kind, columns: dict[str, str]) -> None:
-        self.kind, self.columns = kind, columns
+    def __init__(self, kind: Kind, columns: dict[str, str], words: int | None = None) -> None:
+        self.kind, self.columns, self.words = kind, columns, words
+        if words is not None and kind != "prompts":
+            raise UserError(
+                f"`words` is read for prompts only, not for {kind}", remedy="leave it out"
+            )
         self._format: Format | None = None
 
     def __call__(self, row: Row) -> Row:
@@ -55,7 +61,8 @@ class Converter:
                     allowed=f"{' + '.join(self._format.fields)}, as in the first row",
                     remedy=near(field, row),
                 )
-        return self._format.convert(row)
+        converted = self._format.convert(row)
+        return converted if self.words is None else conversions.first_words(converted, self.words)
 
 
 def rename(row: Row, columns: dict[str, str]) -> Row:
@@ -121,6 +128,7 @@ FORMATS: dict[Kind, tuple[Format, ...]] = {
     "preferences": (
         Format(("prompt", "chosen", "rejected"), conversions.preference),
         Format(("chosen", "rejected"), conversions.preference),
+        Format(("text", "label"), labelled),
     ),
     "prompts": (
         Format(("chosen", "rejected"), conversions.prompt_of_preference),

@@ -22,6 +22,7 @@ from align.data.dialogues import Unusable
 from align.data.folders import open_path
 from align.data.formats import Converter, Kind, infer_numbers
 from align.data.hub import open_hub
+from align.data.labels import is_labelled, pair_labels
 from align.data.readers import Row, Table
 from align.errors import UserError
 from align.files import file_hash, json_hash
@@ -86,13 +87,15 @@ def load_rows(source: SourceConfig, kind: Kind, context: DataContext) -> Rows:
     """
     opened = _open(source, context)
     dropped = _Dropped()
-    converter = Converter(kind, dict(source.columns))
+    converter = Converter(kind, dict(source.columns), source.words)
     kept = _converted(opened.tables, converter, source.max_characters, dropped)
     rows = list(islice(kept, source.limit) if source.streaming else kept)
     if not rows:
         raise UserError(f"no rows to use: {dropped}", where=opened.name)
     if any(table.untyped for table in opened.tables):
         infer_numbers(rows)
+    if kind == "preferences" and is_labelled(rows):
+        rows = pair_labels(rows, derived_seed(context.seed, "pairs"))
     if source.limit is not None and source.world is None and not source.streaming:
         random.Random(derived_seed(context.seed, "limit")).shuffle(rows)
         dropped.add("beyond the limit", "", len(rows) - source.limit)

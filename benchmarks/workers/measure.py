@@ -50,9 +50,9 @@ def load_policy(work: Work) -> PreTrainedModel:
     return model.to(device_of(work))
 
 
-def load_prompts(work: Work) -> list[list[int]]:
-    """Token ids of the prompts, all of one length."""
-    prompts: list[list[int]] = json.loads(Path(work.prompts).read_text(encoding="utf-8"))
+def load_prompts(file: str) -> list[list[int]]:
+    """Token ids of the prompts in a file."""
+    prompts: list[list[int]] = json.loads(Path(file).read_text(encoding="utf-8"))
     return prompts
 
 
@@ -167,8 +167,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             self.phases.append(self._phases(logs))
 
 
-def report(work: Work, recorder: Recorder, package: str) -> str:
+def report(
+    work: Work, recorder: Recorder, package: str, held: dict[str, list[float]] | None = None
+) -> str:
     """The one line a worker prints: seconds, phases, scores, memory (GB), versions.
+
+    `held` are scores on held-out prompts.
 
     What of an update's seconds is no other phase is `optimise`: rewards, advantages, all epochs.
     """
@@ -186,6 +190,7 @@ def report(work: Work, recorder: Recorder, package: str) -> str:
             "ended": recorder.ended,
             "phases": phases,
             "scores": recorder.scores,
+            "held": held or {},
             "memory_gb": peak_memory(cuda),
             "device": device,
             "accelerator": torch.cuda.get_device_name() if cuda else None,

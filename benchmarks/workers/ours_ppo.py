@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerFast, PrinterCallback
 from workers.measure import (
     Recorder,
@@ -24,8 +23,8 @@ from workers.measure import (
     load_prompts,
     report,
     reward_head,
-    toy_hits,
 )
+from workers.scores import ScoreFunction, held_scores, score_function
 from workers.work import Work
 
 from align.config import LoraConfig
@@ -34,12 +33,10 @@ from align.shared import SharedBase
 from reward.model import RewardModel
 from reward.parts import AdapterTrunk, RewardSettings
 
-RewardFunction = Callable[..., list[float]]
-
 
 def model_score(
     shared: SharedBase, tokenizer: PreTrainedTokenizerFast, work: Work
-) -> RewardFunction:
+) -> ScoreFunction:
     """The reward model: an adapter and a head on the shared base."""
     lora = LoraConfig(r=work.lora_r, alpha=work.lora_alpha)
     shared.add_adapter("reward", lora, seed=work.seed + 2)
@@ -49,16 +46,6 @@ def model_score(
     def score(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
         pairs = zip(prompts, completions, strict=True)
         return model.score_ids([as_ids(prompt) + as_ids(text) for prompt, text in pairs])
-
-    return score
-
-
-def toy_score(work: Work, vocab_size: int) -> RewardFunction:
-    """Share of a response's T tokens that count."""
-
-    def score(completions: Sequence[str], **_: Any) -> list[float]:
-        rows = [torch.tensor(as_ids(text)) for text in completions]
-        return [float(toy_hits(row, vocab_size).sum()) / work.response_length for row in rows]
 
     return score
 
@@ -74,29 +61,33 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
     return own | work.trainer_arguments
 
 
-def train(work: Work, folder: str) -> Recorder:
-    """Train, and return what was recorded."""
+def train(work: Work, folder: str) -> tuple[Recorder, dict[str, list[float]]]:
+    """Train, and return what was recorded and the scores on held-out prompts."""
     shared = SharedBase(load_policy(work))
     vocabulary = shared.config.vocab_size
     tokenizer = id_tokenizer(vocabulary, pad_id=0)
-    toy = work.score == "toy"
     recorder = Recorder("score/mean", phases)
     trainer = PPOTrainer(
         model=shared,
-        reward_funcs=(toy_score(work, vocabulary) if toy else model_score(shared, tokenizer, work)),
+        reward_funcs=(
+            model_score(shared, tokenizer, work)
+            if work.score == "model"
+            else score_function(work, vocabulary)
+        ),
         args=PPOConfig(output_dir=folder, **trainer_arguments(work)),
-        train_dataset=[{"prompt": as_text(ids)} for ids in load_prompts(work)],
+        train_dataset=[{"prompt": as_text(ids)} for ids in load_prompts(work.prompts)],
         processing_class=tokenizer,
         peft_config=LoraConfig(r=work.lora_r, alpha=work.lora_alpha),
         callbacks=[recorder],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return recorder
+    with shared.active("policy"):
+        return recorder, held_scores(shared.causal, work, vocabulary)
 
 
 if __name__ == "__main__":
     the_work = Work.from_json(sys.argv[1])
     with tempfile.TemporaryDirectory() as scratch:
-        recorded = train(the_work, scratch)
-    print(report(the_work, recorded, "alignkit"))
+        recorded, scores = train(the_work, scratch)
+    print(report(the_work, recorded, "alignkit", scores))

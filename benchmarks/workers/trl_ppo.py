@@ -137,7 +137,7 @@ def train(work: Work, folder: str) -> Recorder:
         ref_model=None,
         reward_model=reward,
         value_model=critic(work),
-        train_dataset=Dataset.from_dict({"input_ids": load_prompts(work)}),
+        train_dataset=Dataset.from_dict({"input_ids": load_prompts(work.prompts)}),
         peft_config=lora(work, "CAUSAL_LM"),
         callbacks=[recorder],
     )

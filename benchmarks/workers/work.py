@@ -18,7 +18,9 @@ class Work:
         dtype: float32; bfloat16 (base in bfloat16, LoRA in float32); or autocast (base in float32,
             trained under the trainer's bfloat16 mixed precision).
         device: cpu or cuda; auto takes the GPU if there is one.
-        score: `model` (a sequence classifier with a seeded head) or `toy` (share of common tokens).
+        score: `model` (a sequence classifier with a seeded head), `toy` (share of common tokens),
+            or the folder of a finished reward stage of a run on the same base.
+        held: File with held-out prompts to answer and score at the end; empty: none.
         critic: The peer's critic: `lora`, as ours always is, or `full` (all its weights train).
         updates: PPO updates, each on one rollout.
         batch: Responses an update.
@@ -39,6 +41,7 @@ class Work:
     dtype: str = "float32"
     device: str = "auto"
     score: str = "model"
+    held: str = ""
     critic: str = "lora"
     updates: int = 4
     batch: int = 16

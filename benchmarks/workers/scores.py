@@ -1,0 +1,77 @@
+"""Scores that workers in our own environment share, and answers to held-out prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from workers.measure import as_ids, as_text, load_prompts, toy_hits
+from workers.work import Work
+
+from align.generation import Sampling, generate
+from reward.model import RewardModel
+
+ScoreFunction = Callable[..., list[float]]
+AT_ONCE = 32
+"""Held-out prompts answered together."""
+
+
+def score_function(work: Work, vocab_size: int) -> ScoreFunction:
+    """The work's score of prompts and completions, both texts of token numbers."""
+    return toy_score(work, vocab_size) if work.score == "toy" else stage_score(Path(work.score))
+
+
+def toy_score(work: Work, vocab_size: int) -> ScoreFunction:
+    """Share of a response's T tokens that count."""
+
+    def score(completions: Sequence[str], **_: Any) -> list[float]:
+        rows = [torch.tensor(as_ids(text)) for text in completions]
+        return [float(toy_hits(row, vocab_size).sum()) / work.response_length for row in rows]
+
+    return score
+
+
+def stage_score(folder: Path) -> ScoreFunction:
+    """The reward model of a finished stage, mean 0 and standard deviation 1 on its own data."""
+    model = RewardModel.load(folder, normalised=True)
+    end = model.tokenizer.eos_token_id
+
+    def score(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
+        pairs = zip(prompts, completions, strict=True)
+        return model.score_ids([[*as_ids(prompt), *as_ids(text), end] for prompt, text in pairs])
+
+    return score
+
+
+def held_scores(policy: PreTrainedModel, work: Work, vocab_size: int) -> dict[str, list[float]]:
+    """Scores of the policy's answers to the held-out prompts, with the same draws for everyone.
+
+    Args:
+        policy: Causal LM with its adapter in force.
+        work: Its `held` names the prompts; without it nothing is done.
+        vocab_size: Tokens of the model.
+
+    Returns:
+        `score`, and `logprob` of each answer under the policy, by prompt.
+    """
+    if not work.held:
+        return {}
+    prompts = load_prompts(work.held)
+    policy.eval()
+    draws = torch.rand(
+        len(prompts), work.response_length, generator=torch.Generator().manual_seed(0)
+    )
+    sampling = Sampling(work.response_length, frozenset(), work.temperature)
+    answers = []
+    for first in range(0, len(prompts), AT_ONCE):
+        rows = slice(first, first + AT_ONCE)
+        answers += generate(policy, prompts[rows], sampling, draws=draws[rows])
+    score = score_function(work, vocab_size)
+    texts = [as_text(answer.ids) for answer in answers]
+    return {
+        "score": score(prompts=[as_text(ids) for ids in prompts], completions=texts),
+        "logprob": [sum(answer.logprobs) for answer in answers],
+    }

@@ -1,0 +1,96 @@
+"""One run of TRL's RLOO or GRPO: `python -m workers.trl_group WORK` prints one JSON line.
+
+Runs in our own environment. `extra` must hold `method` ("rloo" or "grpo"); the rest goes to the
+trainer's configuration. An update is one batch of responses and `epochs` passes over it; a prompt
+gets `num_generations` responses.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PrinterCallback, set_seed
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from workers.measure import (
+    Recorder,
+    as_text,
+    device_of,
+    id_tokenizer,
+    load_policy,
+    load_prompts,
+    report,
+)
+from workers.scores import held_scores, score_function
+from workers.work import Work
+
+METHODS = {"rloo": (RLOOConfig, RLOOTrainer), "grpo": (GRPOConfig, GRPOTrainer)}
+
+
+def trainer_arguments(work: Work, extra: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of TRL's configuration that mean the same as ours."""
+    own = {
+        "seed": work.seed,
+        "use_cpu": device_of(work) == "cpu",
+        "bf16": work.dtype == "autocast",
+        "per_device_train_batch_size": work.micro_batch,
+        "gradient_accumulation_steps": work.batch // work.micro_batch,
+        "generation_batch_size": work.batch,
+        "num_generations": 4,
+        "num_iterations": work.epochs,
+        "max_steps": work.updates * work.epochs,
+        "max_completion_length": work.response_length,
+        "temperature": work.temperature,
+        "learning_rate": work.learning_rate,
+        "lr_scheduler_type": "linear",
+        "adam_epsilon": 1e-5,
+        "beta": work.kl_coef,
+        "logging_steps": work.epochs,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+    }
+    return own | extra
+
+
+def train(work: Work, folder: str) -> tuple[Recorder, dict[str, list[float]]]:
+    """Train, and return what was recorded and the scores on held-out prompts."""
+    set_seed(work.seed)
+    extra = dict(work.extra)
+    config, trainer_type = METHODS[extra.pop("method")]
+    policy = load_policy(work)
+    vocabulary = policy.config.vocab_size
+    policy.generation_config.eos_token_id = None
+    recorder = Recorder("reward", lambda _: {})
+    trainer = trainer_type(
+        model=policy,
+        reward_funcs=[score_function(work, vocabulary)],
+        args=config(output_dir=folder, **trainer_arguments(work, extra)),
+        train_dataset=Dataset.from_dict(
+            {"prompt": [as_text(ids) for ids in load_prompts(work.prompts)]}
+        ),
+        processing_class=id_tokenizer(vocabulary, pad_id=0),
+        peft_config=LoraConfig(
+            r=work.lora_r,
+            lora_alpha=work.lora_alpha,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        ),
+        callbacks=[recorder],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    with torch.no_grad():
+        return recorder, held_scores(trainer.model, work, vocabulary)
+
+
+if __name__ == "__main__":
+    the_work = Work.from_json(sys.argv[1])
+    with tempfile.TemporaryDirectory() as scratch:
+        recorded, scores = train(the_work, scratch)
+    print(report(the_work, recorded, "trl", scores))
