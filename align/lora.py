@@ -46,13 +46,19 @@ class _Forward:
         name = layer._active_adapter[0]
         down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
         dtype = products.compute_type(base.weight)
-        weights = [w if w is None else w.to(dtype) for w in (base.weight, base.bias, down, up)]
-        rows = x.to(dtype).flatten(0, -2)
+        bias = None if base.bias is None else base.bias.to(dtype)
+        given = (
+            x.to(dtype).flatten(0, -2),
+            base.weight.to(dtype),
+            bias,
+            down.to(dtype),
+            up.to(dtype),
+        )
         result: Tensor
         if torch.is_grad_enabled():
-            result = _Lora.apply(rows, *weights, layer.scaling[name])  # type: ignore[no-untyped-call]
+            result = _Lora.apply(*given, layer.scaling[name])  # type: ignore[no-untyped-call]
         else:
-            result = _adapted(rows, *weights, layer.scaling[name])[0]
+            result = _adapted(*given, layer.scaling[name])[0]
         return result.view(*x.shape[:-1], -1)
 
 

@@ -64,3 +64,22 @@ def learning(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
         "reached": sum(value > 0 for value in ratios),
         "seeds": len(pairs),
     }
+
+
+def paired(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
+    """Held-out scores (ours, peer), by prompt: means, and their paired difference over prompts.
+
+    Several seeds are averaged prompt by prompt first. Empty without held-out scores.
+    """
+    import numpy as np
+
+    from evals.stats import mean_estimate
+
+    if not pairs or not pairs[0][0]:
+        return {}
+    ours, peer = (np.mean([pair[side]["score"] for pair in pairs], axis=0) for side in (0, 1))
+    return {
+        "ours": float(ours.mean()),
+        "peer": float(peer.mean()),
+        "difference": asdict(mean_estimate(ours - peer)),
+    }

@@ -66,8 +66,10 @@ def prepare(request: dict[str, str | int]) -> dict[str, str]:
 
     Args:
         request: `size` ("smollm2" or one of SIZES), `gguf` (SmolLM2's file), `cache` (folder for
-            what is made here), `prompt_length` in tokens.
+            what is made here), `prompt_length` in tokens; or `base`, a GGUF file to convert.
     """
+    if "base" in request:
+        return {"model": str(converted(Path(str(request["base"]))))}
     size, length = str(request["size"]), int(request["prompt_length"])
     place = Path(str(request["cache"])) / size
     place.mkdir(parents=True, exist_ok=True)
