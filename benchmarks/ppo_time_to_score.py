@@ -1,11 +1,11 @@
 """PPO against TRL's RLOO and GRPO: what each has learned after equal episodes, and how fast.
 
     python benchmarks/ppo_time_to_score.py                  a small Llama, toy score, 5 seeds
-    python benchmarks/ppo_time_to_score.py --run runs/smollm2-sentiment --seeds 1
+    python benchmarks/ppo_time_to_score.py --run runs/smollm2-sentiment
 
 The toy score is the share of common tokens in a response. With `--run`, model, prompts, lengths and
-the reward model are those of a finished run, and all three also answer its held-out prompts at the
-end, with the same random draws.
+the reward model are those of a finished run, ours is its PPO stage as it was trained, and all
+answer its held-out prompts at the end, with the same random draws.
 
 All start from the same weights with the same LoRA, learning rate, KL weight, epochs and batch; RLOO
 and GRPO answer a prompt four times, ours once. TRL's own settings stand otherwise. They run in
@@ -41,13 +41,17 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, help="folder of a finished run")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, help="default: 5, and 1 with --run")
     parser.add_argument("--updates", type=int, default=48)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--save", action="store_true", help="write it to benchmarks/results/")
-    return parser.parse_args(words)
+    chosen = parser.parse_args(words)
+    if chosen.run is not None and chosen.seeds not in (None, 1):
+        parser.error("a run has one seed, its own")
+    chosen.seeds = chosen.seeds or (5 if chosen.run is None else 1)
+    return chosen
 
 
 def toy_work(chosen: argparse.Namespace) -> Work:
@@ -112,13 +116,18 @@ def run_work(folder: Path) -> Work:
     )
 
 
-def run_all(work: Work, methods: Sequence[str], seeds: int) -> dict[str, list[Report]]:
+def run_all(
+    work: Work, methods: Sequence[str], seeds: int, finished: Path | None
+) -> dict[str, list[Report]]:
     """Every system on every seed, in turn."""
     reports: dict[str, list[Report]] = {name: [] for name in ("ours", *methods)}
     for seed in range(seeds):
         for name, done in reports.items():
-            module = "workers.ours_ppo" if name == "ours" else "workers.trl_group"
-            extra = {} if name == "ours" else {"method": name}
+            module, extra = "workers.trl_group", {"method": name}
+            if name == "ours":
+                module, extra = "workers.ours_ppo", {}
+                if finished is not None:
+                    module, extra = "workers.finished_ppo", {"run": str(finished.resolve())}
             one = replace(work, seed=work.seed + seed, extra=extra)
             done.append(run_worker(sys.executable, module, one.to_json()))
             report = done[-1]
@@ -134,7 +143,7 @@ def main() -> None:
     """Run all, print the result."""
     chosen = arguments()
     work = toy_work(chosen) if chosen.run is None else run_work(chosen.run)
-    reports = run_all(work, chosen.methods, chosen.seeds)
+    reports = run_all(work, chosen.methods, chosen.seeds, chosen.run)
     ours = reports["ours"]
     result: dict[str, Any] = {
         "benchmark": "ppo_time_to_score",
