@@ -66,6 +66,7 @@ def generate(
     draws: Tensor | None = None,
     probe: nn.Module | None = None,
     anyone: Callable[[bool], bool] = bool,
+    ended: Callable[[list[int]], bool] | None = None,
 ) -> list[Response]:
     """Sample one response to each prompt.
 
@@ -79,6 +80,7 @@ def generate(
             model's logits must then be its vocabulary head on that state.
         anyone: Whether any process has unfinished responses. Where weights are sharded, every
             process must take part in every step; the others wait here and sample on.
+        ended: Whether the tokens of a response so far end it, beside the stop ids.
 
     Returns:
         Responses in the order of the prompts. Log-probabilities are those of the distribution
@@ -106,7 +108,7 @@ def generate(
                 tokens[row].append(token)
                 logprobs[row].append(logprob)
                 values[row] += read[place : place + 1]
-                done[row] = token in sampling.stop_ids
+                done[row] = token in sampling.stop_ids or (ended is not None and ended(tokens[row]))
         waiting = [i for i, row in enumerate(alive) if not done[row]]
         if not anyone(bool(waiting)) or step + 1 == sampling.max_new_tokens:
             break

@@ -1,32 +1,29 @@
 """Log-likelihoods and generation whose numbers do not depend on batch size, padding or order.
 
-Sequences are padded on the right, where causal attention never looks; the vocabulary head runs
-only at scored positions; log-softmax is float32 whatever the model's type. Batches hold a number
-of tokens, not of sequences; running out of memory halves it and goes on.
+Requests that begin alike are scored together, and what they share runs once (`evals.sharing`).
+Batches hold a number of tokens, not of sequences; running out of memory halves it and goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from align.generation import Response, Sampling, generate
 from align.progress import NullProgress, Progress
-from evals.heads import split_head
+from evals.passes import Passes
 from evals.requests import Request, batches, merge_prefixes, prefix_id, windows
+from evals.sharing import alone, cut, share, tree_order
+from evals.stops import Answer, Stops
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Most logits in memory at once: 2^25 float32 are 128 MB.
-_LOGITS = 2**25
 # Responses are sampled in blocks of this size whatever the budget, so that draws stay the same.
 _SAMPLED_TOGETHER = 64
 
@@ -70,8 +67,7 @@ class Engine:
         self.prefix_id = prefix_id(tokenizer)
         config = model.config.get_text_config()
         self.max_length = int(config.max_position_embeddings)
-        self._head = split_head(model)
-        self._stops: dict[str, frozenset[int]] = {}
+        self._passes = Passes(model)
 
     def problem(self, request: Request) -> str | None:
         """Why a request cannot be scored; None if it can."""
@@ -90,15 +86,21 @@ class Engine:
         whole = [Request(r.context or (self.prefix_id,), r.continuation) for r in requests]
         usable = [index for index, r in enumerate(whole) if self.problem(r) is None]
         hosts = merge_prefixes([whole[index] for index in usable])
+        rows = [host.ids for host in hosts]
+        paths = share(rows) if self._passes.shares else alone(rows)
         sums = np.full(len(whole), np.nan)
         greedy = np.zeros(len(whole), dtype=np.bool_)
 
         def run(batch: list[int]) -> list[list[tuple[float, bool]]]:
-            rows = [hosts[index].ids for index in batch]
             wanted = [[whole[usable[m]] for m in hosts[index].members] for index in batch]
-            return self._score(rows, wanted)
+            return self._passes.score(
+                [rows[index] for index in batch], [paths[index] for index in batch], wanted
+            )
 
-        scored = self._in_batches([len(host.ids) for host in hosts], run)
+        def plan(waiting: list[int], budget: int) -> list[list[int]]:
+            return cut([paths[index] for index in waiting], budget)
+
+        scored = self._in_batches(tree_order(paths), plan, run)
         for host, results in zip(hosts, scored, strict=True):
             for member, (total, best) in zip(host.members, results, strict=True):
                 sums[usable[member]], greedy[usable[member]] = total, best
@@ -127,21 +129,28 @@ class Engine:
         return LogLikelihoods(np.where(tokens > 0, sums, np.nan), tokens, greedy & (tokens > 0))
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: str = ""
-    ) -> list[Response]:
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str] = ()
+    ) -> list[Answer]:
         """Most likely responses (greedy), in the order of the prompts.
 
         Args:
             prompts: Token ids.
             max_new_tokens: Longest response; prompts too long for it raise ValueError.
-            stop: A character that ends a response too; its token is part of the response.
+            stop: Strings that end a response as EOS does; its text stops before the first.
         """
         self._check_room(prompts, max_new_tokens)
-        sampling = self._sampling(max_new_tokens, 0.0, stop)
-        lengths = [len(prompt) + max_new_tokens for prompt in prompts]
-        return self._in_batches(
-            lengths, lambda batch: generate(self.model, [prompts[i] for i in batch], sampling)
-        )
+        stops = Stops(self.tokenizer, stop)
+        sampling = self._sampling(max_new_tokens, 0.0)
+
+        def run(batch: list[int]) -> list[Answer]:
+            rows = [prompts[index] for index in batch]
+            responses = generate(self.model, rows, sampling, ended=stops.ended if stop else None)
+            return [stops.answer(response) for response in responses]
+
+        def plan(waiting: list[int], budget: int) -> list[list[int]]:
+            return batches([len(prompts[index]) + max_new_tokens for index in waiting], budget)
+
+        return self._in_batches(list(range(len(prompts))), plan, run)
 
     def sample(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, seed: int
@@ -152,7 +161,7 @@ class Engine:
         block's content, so a response depends on the set of prompts and the seed alone.
         """
         self._check_room(prompts, max_new_tokens)
-        sampling = self._sampling(max_new_tokens, temperature, "")
+        sampling = self._sampling(max_new_tokens, temperature)
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
         responses: dict[int, Response] = {}
         with self.progress.task(self.label, len(prompts)) as task:
@@ -168,7 +177,7 @@ class Engine:
     def close(self) -> None:
         """Let go of the model, so that its memory can be used again."""
         device = self.device
-        del self.model, self._head
+        del self.model, self._passes
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -180,33 +189,29 @@ class Engine:
                 f"a prompt of {longest} tokens and {new} new ones exceed {self.max_length}"
             )
 
-    def _sampling(self, new: int, temperature: float, stop: str) -> Sampling:
+    def _sampling(self, new: int, temperature: float) -> Sampling:
         """Settings of the sampling loop; pads are never attended to, so EOS serves as one."""
-        stops = frozenset({int(self.tokenizer.eos_token_id)}) | self._stop_ids(stop)
-        return Sampling(new, stops, temperature, pad_id=int(self.tokenizer.eos_token_id))
-
-    def _stop_ids(self, stop: str) -> frozenset[int]:
-        """Tokens whose text contains the stop character."""
-        if stop and stop not in self._stops:
-            size = len(self.tokenizer)
-            texts = self.tokenizer.batch_decode([[index] for index in range(size)])
-            self._stops[stop] = frozenset(i for i, text in enumerate(texts) if stop in text)
-        return self._stops.get(stop, frozenset())
+        end = int(self.tokenizer.eos_token_id)
+        return Sampling(new, frozenset({end}), temperature, pad_id=end)
 
     def _in_batches(
-        self, lengths: Sequence[int], run: Callable[[list[int]], list[Outcome]]
+        self,
+        order: list[int],
+        plan: Callable[[list[int], int], list[list[int]]],
+        run: Callable[[list[int]], list[Outcome]],
     ) -> list[Outcome]:
-        """Call `run` on index batches by token budget; results in the order of `lengths`.
+        """Call `run` on batches of the indices in `order`; outcomes from index 0 on.
 
-        Out of memory halves the budget for what is left; one sequence that does not fit raises.
+        `plan` cuts a list of waiting indices into batches of places in it, by token budget. Out of
+        memory halves the budget for what is left; one sequence that does not fit raises.
         """
         results: dict[int, Outcome] = {}
-        waiting = list(range(len(lengths)))
-        with self.progress.task(self.label, len(lengths)) as task:
+        waiting = order
+        with self.progress.task(self.label, len(order)) as task:
             while waiting:
                 left: list[int] = []
-                plan = batches([lengths[index] for index in waiting], self.batch_tokens)
-                for batch in ([waiting[i] for i in part] for part in plan):
+                for places in plan(waiting, self.batch_tokens):
+                    batch = [waiting[place] for place in places]
                     done = None if left else self._attempt(batch, run)
                     if done is None:
                         left += batch
@@ -214,7 +219,7 @@ class Engine:
                     results.update(zip(batch, done, strict=True))
                     task.advance(len(batch))
                 waiting = left
-        return [results[index] for index in range(len(lengths))]
+        return [results[index] for index in range(len(order))]
 
     def _attempt(
         self, batch: list[int], run: Callable[[list[int]], list[Outcome]]
@@ -231,46 +236,6 @@ class Engine:
             torch.cuda.empty_cache()
         self.progress.note(f"out of memory: going on with {self.batch_tokens} tokens a batch")
         return None
-
-    @torch.no_grad()
-    def _score(
-        self, rows: Sequence[Sequence[int]], wanted: Sequence[Sequence[Request]]
-    ) -> list[list[tuple[float, bool]]]:
-        """Scores of each row's requests; their inputs are a prefix of the row."""
-        width = max(len(row) for row in rows)
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=self.device)
-        places: list[int] = []
-        targets: list[int] = []
-        sizes: list[int] = []
-        for index, requests in enumerate(wanted):
-            for context, continuation in requests:
-                first = index * width + len(context) - 1
-                places += range(first, first + len(continuation))
-                targets += continuation
-                sizes.append(len(continuation))
-        logprobs, best = self._at(ids, places, targets)
-        parts = zip(logprobs.split(sizes), best.split(sizes), strict=True)
-        scores = [(float(part.sum()), bool(hit.all())) for part, hit in parts]
-        ends = np.cumsum([0, *map(len, wanted)])
-        return [scores[a:b] for a, b in itertools.pairwise(ends)]
-
-    def _at(self, ids: Tensor, places: list[int], targets: list[int]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (M,) float64 of targets at flat places of ids (B, S), and if they lead.
-
-        On the CPU. Logits exist for `_LOGITS` entries at a time.
-        """
-        place = torch.tensor(places, device=self.device)
-        target = torch.tensor(targets, device=self.device)
-        hidden, head = self._head(ids)
-        hidden = hidden.flatten(0, 1)
-        step = max(1, _LOGITS // self.model.config.get_text_config().vocab_size)
-        logprobs, best = [], []
-        for part, goal in zip(place.split(step), target.split(step), strict=True):
-            logits = head(hidden[part]).float()
-            chosen = logits.gather(-1, goal[:, None]).squeeze(-1)
-            logprobs.append((chosen - logits.logsumexp(-1)).double().cpu())
-            best.append((logits.argmax(-1) == goal).cpu())
-        return torch.cat(logprobs), torch.cat(best)
 
 
 def _seed(seed: int, block: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,21 +11,23 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Headed = tuple[Tensor, Callable[[Tensor], Tensor]]
+Head = Callable[[Tensor], Tensor]
+Headed = tuple[Tensor, Head]
 
 
-def split_head(model: PreTrainedModel) -> Callable[[Tensor], Headed]:
+def split_head(model: PreTrainedModel) -> Callable[..., Headed]:
     """Trunk and vocabulary head of a model, as ids (B, S) -> (hidden (B, S, H), head).
 
-    Some models scale or cap their logits after the head; a probe finds them, and they run whole.
+    Keys and values are kept where a cache is passed. Some models scale or cap their logits after
+    the head; a probe finds them, and they run whole.
     """
     trunk, head = model.base_model, model.get_output_embeddings()
 
-    def split(ids: Tensor) -> Headed:
-        return trunk(input_ids=ids, use_cache=False).last_hidden_state, head
+    def split(ids: Tensor, **past: Any) -> Headed:
+        return trunk(input_ids=ids, use_cache=bool(past), **past).last_hidden_state, head
 
-    def whole(ids: Tensor) -> Headed:
-        return model(input_ids=ids, use_cache=False).logits, lambda logits: logits
+    def whole(ids: Tensor, **past: Any) -> Headed:
+        return model(input_ids=ids, use_cache=bool(past), **past).logits, lambda logits: logits
 
     probe = torch.arange(4, device=model.device)[None]
     with torch.no_grad():

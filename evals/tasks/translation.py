@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from align.config import TaskConfig
-from align.data.encoding import decode_response
 from align.errors import UserError
 from evals.metrics import bleu_metric, bleu_rows, chrf_metric, chrf_rows
 from evals.task import Metric, Row, TaskResult, item_ids
@@ -91,10 +90,9 @@ class TranslationTask:
         if len(places) < len(rows):
             missing[f"longer than {room} tokens"] = len(rows) - len(places)
         require_scored(places, dict(missing), self.name)
-        stop = "" if self.question.chat else "\n"
+        stop = () if self.question.chat else ("\n",)
         drawn = engine.generate([encoded[place] for place in places], self.max_new_tokens, stop)
-        texts = [decode_response(engine.tokenizer, response.ids) for response in drawn]
-        answers = [(text.split(stop)[0] if stop else text).strip() for text in texts]
+        answers = [response.text.strip() for response in drawn]
         ids, wanted = item_ids(rows), [references[place] for place in places]
         return TaskResult(
             ids=tuple(ids[place] for place in places),

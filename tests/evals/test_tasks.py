@@ -261,13 +261,15 @@ class Scripted(Engine):
 
     answer = ""
 
-    def generate(self, prompts: Any, max_new_tokens: int, stop: str = "") -> Any:
+    def generate(self, prompts: Any, max_new_tokens: int, stop: Any = ()) -> Any:
         """Give the scripted answer and note how it was asked."""
         from align.generation import Response
+        from evals.stops import Stops
 
         self.asked = [self.tokenizer.decode(prompt) for prompt in prompts], stop
         ids = self.tokenizer(self.answer, add_special_tokens=False)["input_ids"]
-        return [Response(ids, [0.0] * len(ids), True) for _ in prompts]
+        response = Response(ids, [0.0] * len(ids), True)
+        return [Stops(self.tokenizer, stop).answer(response) for _ in prompts]
 
 
 def test_translation_of_plain_text_stops_at_the_line(tiny_model: Any, tiny_tokenizer: Any) -> None:
@@ -276,7 +278,7 @@ def test_translation_of_plain_text_stops_at_the_line(tiny_model: Any, tiny_token
     task = build_task("tavi", translation(chat=False, prompt="{source} = "))
     result = task.evaluate(scripted, PAIRS[:1])
     # The trailing space belongs to the answer.
-    assert scripted.asked == (["a red house ="], "\n")
+    assert scripted.asked == (["a red house ="], ("\n",))
     assert result.samples[0]["response"] == "ein rotes Haus"
     bleu = estimate(task.metrics[1], result, Resampling(200))
     assert bleu.value == pytest.approx(100)
