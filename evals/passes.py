@@ -49,7 +49,7 @@ def can_share(model: PreTrainedModel) -> bool:
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
-    taken = inspect.signature(model.base_model.forward).parameters.keys()
+    taken = inspect.signature(type(model.base_model).forward).parameters.keys()
     if not {"position_ids", "past_key_values", "attention_mask"} <= taken:
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
