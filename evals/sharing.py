@@ -8,7 +8,7 @@ values of the level above. Everything here is integers; `evals.passes` runs the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, groupby
+from itertools import groupby, zip_longest
 from typing import NamedTuple
 
 from evals.requests import Ids
@@ -29,8 +29,6 @@ class Segment(NamedTuple):
 
 Path = tuple[Segment, ...]
 """A row cut into segments, one a level."""
-Shape = list[tuple[int, int]]
-"""Rows and padded width of each level of a batch."""
 
 
 class Level(NamedTuple):
@@ -99,35 +97,32 @@ def tree_order(paths: Sequence[Path]) -> list[int]:
 def cut(paths: Sequence[Path], budget: int) -> list[list[int]]:
     """Batches of neighbours of at most `budget` tokens in memory, padding and cache included.
 
-    A row over the budget is a batch of its own.
+    Every row counts as wide as the levels together, which is what those of the last level hold. A
+    row over the budget is a batch of its own.
     """
     plan: list[list[int]] = []
-    nodes: set[int] = set()
-    shape: Shape = []
-    longest = 0
+    widths: list[int] = []
     for index, path in enumerate(paths):
-        grown, longest = _grown(shape, path, nodes), max(longest, path[-1].end)
-        # `cheaper` may still run every row for itself.
-        if plan and max(_held(grown), (len(plan[-1]) + 1) * longest) <= budget:
+        own = [segment.end - segment.start for segment in path]
+        grown = [max(pair) for pair in zip_longest(widths, own, fillvalue=0)]
+        if plan and (len(plan[-1]) + 1) * sum(grown) <= budget:
             plan[-1].append(index)
+            widths = grown
         else:
             plan.append([index])
-            nodes.clear()
-            grown, longest = _grown([], path, nodes), path[-1].end
-        shape = grown
-        nodes.update(segment.node for segment in path)
+            widths = own
     return plan
 
 
 def cheaper(rows: Sequence[Ids], paths: Sequence[Path]) -> Sequence[Path]:
     """The paths, or every row for itself where that runs no more tokens, padding included."""
-    nodes: set[int] = set()
-    shape: Shape = []
-    for path in paths:
-        shape = _grown(shape, path, nodes)
-        nodes.update(segment.node for segment in path)
-    shared = sum(count * width for count, width in shape)
-    return paths if shared < len(rows) * max(map(len, rows)) else alone(rows)
+    whole = alone(rows)
+    return min(whole, paths, key=lambda cuts: _tokens(levels(rows, cuts)))
+
+
+def _tokens(passes: Sequence[Level]) -> int:
+    """Tokens that passes run, padding included."""
+    return sum(len(level.rows) * max(map(len, level.rows)) for level in passes)
 
 
 def levels(rows: Sequence[Ids], paths: Sequence[Path]) -> list[Level]:
@@ -145,18 +140,3 @@ def levels(rows: Sequence[Ids], paths: Sequence[Path]) -> list[Level]:
                 level.parents.append(found[-1].places[path[depth - 1].node])
         found.append(level)
     return found
-
-
-def _grown(shape: Shape, path: Path, nodes: set[int]) -> Shape:
-    """The shape with one row more; `nodes` are those it holds."""
-    grown = shape + [(0, 0)] * (len(path) - len(shape))
-    for depth, (node, start, end) in enumerate(path):
-        count, width = grown[depth]
-        grown[depth] = (count + (node not in nodes), max(width, end - start))
-    return grown
-
-
-def _held(shape: Shape) -> int:
-    """Most tokens in memory: every row of a level keeps what stands before it."""
-    reach = accumulate(width for _, width in shape)
-    return max(count * width for (count, _), width in zip(shape, reach, strict=True))

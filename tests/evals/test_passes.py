@@ -135,6 +135,21 @@ def test_rows_that_share_nothing_run_as_before(
     assert ran == [(6, 21)]
 
 
+def test_longest_families_run_first(
+    tiny_model: Any, tiny_tokenizer: Any, ran: list[tuple[int, ...]]
+) -> None:
+    engine = Engine(tiny_model, tiny_tokenizer, 66)
+    ran.clear()
+    requests = [
+        Request((5 + n,) * length, (100 + choice, 7))
+        for n, length in enumerate([16, 30, 22, 31])
+        for choice in range(2)
+    ]
+    engine.loglikelihoods(requests)
+    # 66 tokens hold two rows of 31 + 1, and two of 22 + 1 without a third.
+    assert ran == [(1, 31), (2, 1), (1, 30), (2, 1), (1, 22), (2, 1), (1, 16), (2, 1)]
+
+
 def test_out_of_memory_between_levels_goes_on(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,11 +112,16 @@ def test_cut_by_hand() -> None:
     assert cut(mixed, 4 * 32 - 1) == [[0, 1, 2], [3]]
 
 
-def test_cut_counts_rows_that_end_early() -> None:
-    # 3 rows alone of 30 beside a pair of 20 + 2: were every row run for itself, 5 x 30 are held.
+def test_a_new_batch_is_as_wide_as_its_own_rows() -> None:
+    rows = [(1,) * 30, *[(2 + n, 9) for n in range(5)]]
+    assert cut(share(rows), 10) == [[0], [1, 2, 3, 4, 5]]
+
+
+def test_cut_counts_rows_alone_as_wide_as_the_levels() -> None:
+    # 3 rows alone of 30 beside a pair of 20 + 2: 5 x (30 + 2) = 160.
     rows = [*[(900 + n,) * 30 for n in range(3)], *family(0, 20, 2, 2)]
-    assert cut(share(rows), 150) == [[0, 1, 2, 3, 4]]
-    assert cut(share(rows), 149) == [[0, 1, 2, 3], [4]]
+    assert cut(share(rows), 160) == [[0, 1, 2, 3, 4]]
+    assert cut(share(rows), 159) == [[0, 1, 2, 3], [4]]
 
 
 def test_batches_hold_what_their_levels_hold() -> None:
@@ -163,3 +168,5 @@ def test_padding_that_eats_the_gain_undoes_the_cut() -> None:
     # One row of each family: 2 x 20 + 2 x 12 = 64 tokens instead of 2 x 24 = 48.
     some = [rows[0], rows[2]]
     assert cheaper(some, [paths[0], paths[2]]) == alone(some)
+    # One row of a family that was cut apart by the budget needs no second pass.
+    assert cheaper(rows[:1], paths[:1]) == alone(rows[:1])
