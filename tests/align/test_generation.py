@@ -153,6 +153,17 @@ def test_a_response_is_cut_at_its_length_limit() -> None:
     assert found[1].finished  # the stop token is the last one allowed
 
 
+def test_a_callers_rule_ends_a_response_too() -> None:
+    chain = torch.full((V, V), -30.0)
+    chain[torch.arange(V - 1), torch.arange(1, V)] = 30.0
+    # Ended once two tokens add up to more than 20: 9 + 10 do not, 10 + 11 do.
+    found = generate(
+        bigram(chain), [[8], [3]], sampling(5, {6}, 0), ended=lambda ids: sum(ids[-2:]) > 20
+    )
+    assert [r.ids for r in found] == [[9, 10, 11], [4, 5, 6]]
+    assert all(response.finished for response in found)
+
+
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
 def test_logprobs_are_those_of_the_distribution_sampled_from(temperature: float) -> None:
     # Item 3: at the sampling temperature, each token given what stands before it.
