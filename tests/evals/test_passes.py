@@ -255,3 +255,18 @@ def test_bfloat16_stays_as_near_as_rounding_allows(
     rounding = np.abs(plain - exact)
     assert np.abs(shared - exact).max() < 2 * rounding.max()
     assert np.abs(shared - exact).mean() < 1.5 * rounding.mean()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_sums_on_a_gpu(tiny_model: Any, tiny_tokenizer: Any, kind: torch.dtype) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    requests = questions(shots=30)
+    exact = np.array([by_definition(tiny_model, request)[0] for request in requests])
+    rounded = copy.deepcopy(tiny_model).to(kind)
+    plain = np.array([by_definition(rounded, request)[0] for request in requests])
+    model = rounded.to("cuda")
+    shared = Engine(model, tiny_tokenizer, 4000).loglikelihoods(requests).sums
+    # As above: 1e-4 in float32, the error of rounding in bfloat16.
+    assert np.abs(shared - exact).max() < 1e-4 + 2 * np.abs(plain - exact).max()
