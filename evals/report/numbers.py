@@ -16,11 +16,8 @@ from evals.evidence import is_number
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EM DASH}"
 _PROPORTIONS = frozenset(
-    (
-        *("acc", "accuracy", "em", "f1", "finished", "match", "mc2"),
-        *("precision", "rate", "recall", "refusal", "share"),
-    )
-)
+    ["acc", "accuracy", "em", "f1", "finished", "match", "mc2", "precision", "rate", "recall"]
+) | {"refusal", "share"}
 """Words that, as a part of a metric's name, say that it is a proportion."""
 
 
