@@ -1,4 +1,4 @@
-"""Metrics as rows of sufficient statistics: accuracy, F1, BLEU, chrF and the perplexity family.
+"""Metrics as rows of sufficient statistics: accuracy, F1, BLEU, chrF, TER, perplexity.
 
 For each metric there is a function that makes the items' rows and a `Metric` that turns their sum
 into the number, equal to scikit-learn's or sacrebleu's on the same data. sacrebleu's own functions

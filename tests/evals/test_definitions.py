@@ -41,10 +41,10 @@ def written(folder: Path, content: dict[str, Any] | str) -> str:
 
 
 def test_the_library_is_complete() -> None:
-    assert library_names() == sorted(
-        "arc_easy arc_challenge hellaswag piqa boolq mmlu truthfulqa_mc1 truthfulqa_mc2 lambada "
-        "wikitext gsm8k squad multi30k sst2 ag_news xstest".split()
-    )
+    choices = {"arc_easy", "arc_challenge", "hellaswag", "piqa", "boolq", "mmlu", "sst2", "ag_news"}
+    choices |= {"truthfulqa_mc1", "truthfulqa_mc2"}
+    others = {"lambada", "wikitext", "gsm8k", "squad", "multi30k", "xstest"}
+    assert set(library_names()) == choices | others
     for name in library_names():
         assert read_definition(name).task == name
 
@@ -136,7 +136,7 @@ def test_faults_name_file_field_and_what_is_allowed(
 def test_unknown_names_and_missing_files() -> None:
     with pytest.raises(UserError, match=r"no task definition is called 'arc_eazy'.*arc_easy \(nea"):
         read_definition("arc_eazy")
-    with pytest.raises(UserError, match="no task definition is called '../schema'"):
+    with pytest.raises(UserError, match=r"no task definition is called '\.\./schema'"):
         read_definition("../schema")
     with pytest.raises(UserError, match=r"gone\.yaml: cannot read the definition"):
         read_definition("gone.yaml")

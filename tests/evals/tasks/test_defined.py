@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from align.config import RunConfig, SourceConfig, TaskConfig
 from align.data.sources import DataContext
 from align.errors import UserError
+from align.pipeline import _data_inputs
 from align.settings import load_run
-from align.stages import sources
+from align.stages import STAGES, sources
 from evals.engine import Engine
 from evals.plan import Entry, configured_entries
 from evals.tasks import build_task
@@ -128,6 +129,24 @@ def test_a_definition_s_file_lies_beside_the_run(folder: Path) -> None:
     assert config.evals.tasks["own"].definition == "home/mine.yaml"
     with pytest.raises(UserError, match=r"evals\.tasks\.own\.definition: no such file: 'x\.yaml'"):
         run_of(folder, definition="x.yaml")
+
+
+def test_a_definition_s_file_is_an_input_of_the_stage(folder: Path) -> None:
+    stage = next(stage for stage in STAGES if stage.name == "evals")
+
+    def inputs(config: RunConfig) -> dict[str, dict[str, str]]:
+        found = _data_inputs(config, stage)
+        return {key: value for key, value in found.items() if key.endswith("definition")}
+
+    before = inputs(run_of(folder))
+    assert before["evals.tasks.own.definition"]["path"] == "home/mine.yaml"
+    (folder / "mine.yaml").write_text(MINE + "num_fewshot: 1\n", encoding="utf-8")
+    after = inputs(run_of(folder))
+    assert (
+        after["evals.tasks.own.definition"]["hash"]
+        != (before["evals.tasks.own.definition"]["hash"])
+    )
+    assert inputs(run_of(folder, definition="arc_easy")) == {}
 
 
 def test_items_are_scored_through_the_configuration(folder: Path, engine: Engine) -> None:

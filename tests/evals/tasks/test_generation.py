@@ -113,7 +113,8 @@ def test_answers_with_several_references(tiny_tokenizer: Any) -> None:
     texts = [" the red house", " Paris", " cat dog"]
     answers = [["a red house", "house"], ["London", "Paris"], ["dog bird"]]
     values, _ = score(asked, tiny_tokenizer, texts, answers)
-    # exact: Paris; SQuAD leaves out articles; F1 of the third 2 * 1 / (2 + 2). ROUGE-L: 2/3, 1, 1/2.
+    # exact: Paris; SQuAD leaves out articles; F1 of the third 2 * 1 / (2 + 2).
+    # ROUGE-L: 2/3, 1, 1/2.
     assert values == pytest.approx(
         {"exact_match": 1 / 3, "squad_em": 2 / 3, "squad_f1": 2.5 / 3, "rougeL": 13 / 18}
     )
