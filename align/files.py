@@ -134,6 +134,8 @@ def path_hash(path: Path) -> str:
 def code_hash(modules: Iterable[str]) -> str:
     """SHA-256 over the sources of the named modules; a package counts with all its files.
 
+    Its files are modules and the YAML they read.
+
     Nothing is imported but the parents of dotted names.
     """
     entries: dict[str, str] = {}
@@ -143,10 +145,15 @@ def code_hash(modules: Iterable[str]) -> str:
             raise ValueError(f"no source for module {module}")
         origin = Path(spec.origin)
         package = spec.submodule_search_locations is not None
-        for path in sorted(origin.parent.rglob("*.py")) if package else [origin]:
+        for path in _sources(origin.parent) if package else [origin]:
             inner = path.relative_to(origin.parent).as_posix()
             entries[f"{module}/{inner}"] = file_hash(path)
     return json_hash(entries)
+
+
+def _sources(folder: Path) -> list[Path]:
+    """What decides how a package works: its modules and the YAML files they read."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".yaml"))
 
 
 @contextmanager

@@ -177,14 +177,26 @@ def _relative(place: str, folder: Path) -> str:
 
 
 def _data_inputs(config: RunConfig, stage: Stage) -> dict[str, dict[str, str]]:
-    """Path and hash of every data file a stage reads."""
-    inputs = {}
+    """Path and hash of every data file and task definition a stage reads."""
+    inputs = _definition_inputs(config) if stage.name == "evals" else {}
     for key, (source, _) in sources(config, stage.name).items():
         if source.path is not None:
             path = Path(config.data.root or ".") / source.path
             if path.exists():  # otherwise reading it says what is missing
                 inputs[key] = {"path": source.path, "hash": path_hash(path)}
     return inputs
+
+
+def _definition_inputs(config: RunConfig) -> dict[str, dict[str, str]]:
+    """Path and hash of the run's own task definitions; the library's count as code."""
+    named = (
+        {k: str(task.definition) for k, task in config.evals.tasks.items()} if config.evals else {}
+    )
+    return {
+        f"evals.tasks.{name}.definition": {"path": path, "hash": path_hash(Path(path))}
+        for name, path in named.items()
+        if path.endswith((".yaml", ".yml")) and Path(path).exists()
+    }
 
 
 def _references(config: RunConfig, run: Path, stage: Stage) -> dict[str, ModelReference]:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from align.complaints import describe, first_mistake, nearest
-from align.config import RunConfig
+from align.config import RunConfig, TaskConfig
 from align.errors import UserError
 from align.files import json_hash, write_text_atomic
 
@@ -39,8 +39,8 @@ SCHEMA = Path("configs/schema.json")
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, resolve and validate a run.
 
-    Relative `data.root`, `model.base` and `model.adapters` come back relative to the working
-    directory.
+    Relative `data.root`, `model.base`, `model.adapters` and files of task definitions come back
+    relative to the working directory.
 
     Args:
         path: YAML file.
@@ -228,7 +228,21 @@ def _locate(config: RunConfig, path: Path) -> RunConfig:
         base = _find_model(config.model.base, path, "model.base")
         found = tuple(_find_model(a, path, "model.adapters") for a in config.model.adapters)
         update["model"] = config.model.model_copy(update={"base": base, "adapters": found})
+    if config.evals is not None:
+        tasks = {k: _find_definition(task, path, k) for k, task in config.evals.tasks.items()}
+        update["evals"] = config.evals.model_copy(update={"tasks": tasks})
     return config.model_copy(update=update)
+
+
+def _find_definition(task: TaskConfig, path: Path, name: str) -> TaskConfig:
+    """The task with its definition's file relative to the working directory."""
+    if task.definition is None or not task.definition.endswith((".yaml", ".yml")):
+        return task
+    found = path.parent / Path(task.definition).expanduser()
+    if not found.is_file():
+        where = f"{path}: evals.tasks.{name}.definition"
+        raise UserError(f"no such file: {task.definition!r}", where=where)
+    return task.model_copy(update={"definition": _relative(found)})
 
 
 def _find_model(name: str, path: Path, key: str) -> str:

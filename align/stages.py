@@ -211,10 +211,10 @@ def sources(config: RunConfig, name: str) -> dict[str, tuple[SourceConfig, str]]
     """Every source a stage reads: dotted key -> (source, kind of rows)."""
     section: Any = getattr(config, name)
     if name == "evals":
-        return {
-            f"evals.tasks.{task}.data": (settings.data, _task_kind(settings.kind))
-            for task, settings in section.tasks.items()
-        }
+        tasks = section.tasks.items()
+        found = {f"evals.tasks.{k}.data": (task.data, _task_kind(task.kind)) for k, task in tasks}
+        shown = {k: task.fewshot_data for k, task in tasks if task.fewshot_data is not None}
+        return found | {f"evals.tasks.{k}.fewshot_data": (v, "table") for k, v in shown.items()}
     kinds = {"pretrain": "text", "sft": "instructions", "reward": "preferences", "ppo": "prompts"}
     found = {f"{name}.data": (section.data, kinds[name])}
     if section.eval_data is not None:
@@ -222,7 +222,7 @@ def sources(config: RunConfig, name: str) -> dict[str, tuple[SourceConfig, str]]
     return found
 
 
-def _task_kind(kind: str) -> str:
+def _task_kind(kind: str | None) -> str:
     """Kind of rows an evaluation task reads."""
     return "text" if kind == "perplexity" else "table"
 

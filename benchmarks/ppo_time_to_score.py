@@ -98,7 +98,7 @@ def run_work(folder: Path) -> Work:
         return str(file)
 
     return Work(
-        model=run_worker(sys.executable, "workers.prepare", json.dumps({"base": policy.base}))[
+        model=run_worker(sys.executable, "workers.prepare", json.dumps({"base": str(Path(policy.base).resolve())}))[
             "model"
         ],
         prompts=prompts(ppo.data, "prompts"),

@@ -1,4 +1,4 @@
-"""Metrics as rows of sufficient statistics: accuracy, F1, BLEU, chrF and the perplexity family.
+"""Metrics as rows of sufficient statistics: accuracy, F1, BLEU, chrF, TER, perplexity.
 
 For each metric there is a function that makes the items' rows and a `Metric` that turns their sum
 into the number, equal to scikit-learn's or sacrebleu's on the same data. sacrebleu's own functions
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from evals.task import Array, Better, Metric
 
 if TYPE_CHECKING:
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics import BLEU, CHRF, TER
 
 _WORDS = re.compile(r"\s+")
 
@@ -119,6 +119,13 @@ def _chrf() -> CHRF:
     return CHRF()
 
 
+def _ter() -> TER:
+    """TER with sacrebleu's defaults: tercom's tokens, any case, shifts allowed."""
+    from sacrebleu.metrics import TER
+
+    return TER()
+
+
 def _statistics(scorer: Any, hypotheses: Sequence[str], references: Sequence[str]) -> Array:
     """Count n-grams of each hypothesis and its one reference by sacrebleu, (n, k)."""
     if len(hypotheses) != len(references):
@@ -135,6 +142,11 @@ def bleu_rows(hypotheses: Sequence[str], references: Sequence[str]) -> Array:
 def chrf_rows(hypotheses: Sequence[str], references: Sequence[str]) -> Array:
     """Rows of chrF, by sacrebleu: n-grams of [hypothesis, reference, both] an order, (n, 18)."""
     return _statistics(_chrf(), hypotheses, references)
+
+
+def ter_rows(hypotheses: Sequence[str], references: Sequence[str]) -> Array:
+    """Rows of TER, by sacrebleu: [edits, words of the reference], (n, 2)."""
+    return _statistics(_ter(), hypotheses, references)
 
 
 def _score(sums: Array, scorer: Callable[[], Any]) -> Array:
@@ -163,6 +175,13 @@ def chrf_metric(stat: str = "chrf") -> Metric:
     text = "100 F_2 of character n-gram precision and recall, n = 1..6, of the whole corpus"
     combine = partial(_score, scorer=_chrf)
     return Metric("chrf", stat, combine, "higher", text, signature=_signature(_chrf()))
+
+
+def ter_metric(stat: str = "ter") -> Metric:
+    """Corpus TER, equal to `sacrebleu.corpus_ter`."""
+    text = "100 edits (insert, delete, replace, shift) / words of the references"
+    combine = partial(_score, scorer=_ter)
+    return Metric("ter", stat, combine, "lower", text, signature=_signature(_ter()))
 
 
 def count_words(text: str) -> int:

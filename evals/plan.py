@@ -22,6 +22,7 @@ from evals.prompts import NAME as PROMPTS
 from evals.prompts import Answering, PromptsTask, ScoreFunction
 from evals.task import Row, Task, item_ids
 from evals.tasks import build_task
+from evals.tasks.defined import DEFINED, defined_settings, with_examples
 
 if TYPE_CHECKING:
     from align.config import SourceConfig
@@ -32,10 +33,16 @@ CODE = (
     "align.generation",
     "align.models",
     "align.adapters",
+    "evals.answers",
+    "evals.definitions",
+    "evals.documents",
     "evals.engine",
     "evals.requests",
     "evals.metrics",
+    "evals.schema",
+    "evals.shots",
     "evals.task",
+    "evals.templates",
     "evals.tasks",
     "evals.prompts",
     "evals.bias",
@@ -76,7 +83,8 @@ class Entry:
             "items": self.items[:12],
             "source": self.record.get("source"),
             "split": self.record.get("split"),
-            "shots": 0,
+            "shots": self.settings.get("num_fewshot") or 0,
+            "version": self.settings.get("version"),
             "decoding": self.task.decoding,
             "seed": seed,
             **{m.name: m.signature for m in self.task.metrics if m.signature},
@@ -105,8 +113,15 @@ def configured_entries(config: RunConfig, job: StageJob) -> dict[str, Entry]:
             section.data, "text" if section.kind == "perplexity" else "table", job.data
         )
         # `positive` chooses among sums of stored rows; it changes none.
-        settings = section.model_dump(mode="json", exclude={"data", "positive"})
-        entries[name] = Entry(tasks[name], rows, record, settings)
+        settings = section.model_dump(mode="json", exclude={"data", "fewshot_data", "positive"})
+        task = tasks[name]
+        if isinstance(task, DEFINED):
+            drawn = (
+                load_rows(section.fewshot_data, "table", job.data) if section.fewshot_data else None
+            )
+            task = with_examples(task, None if drawn is None else drawn.rows)
+            settings |= defined_settings(task)
+        entries[name] = Entry(task, rows, record, settings)
     return entries
 
 

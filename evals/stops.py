@@ -59,7 +59,8 @@ class Stops:
         """The response as text, cut before the first stop string."""
         text = decode_response(self._tokenizer, response.ids)
         found = [place for stop in self._strings if (place := text.find(stop)) >= 0]
-        return Answer(text[: min(found, default=len(text))], response.ids, response.finished)
+        finished = response.finished or bool(found)
+        return Answer(text[: min(found, default=len(text))], response.ids, finished)
 
     def _in(self, ids: Sequence[int]) -> bool:
         text = decode_response(self._tokenizer, ids)

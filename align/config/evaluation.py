@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from align.config.base import Positive, Section
 from align.config.data import SourceConfig
 
 
 class TaskConfig(Section):
-    """One evaluation task. Fields that a kind does not use must stay unset."""
+    """One evaluation task: a `kind` or a `definition`. Fields that it does not use stay unset."""
 
-    kind: Literal["classification", "translation", "perplexity", "counterfactual", "crows_pairs"]
+    kind: (
+        Literal["classification", "translation", "perplexity", "counterfactual", "crows_pairs"]
+        | None
+    ) = None
     """How samples are scored."""
+    definition: str | None = None
+    """What is asked and scored: a name in the library (arc_easy, gsm8k, ...) or a YAML file,
+    relative to this one, with lm-evaluation-harness's field names."""
     data: SourceConfig
     """The items."""
     prompt: str | None = None
@@ -26,12 +32,27 @@ class TaskConfig(Section):
     positive: str | None = None
     """The choice whose binary F1 is reported, and whose rates by group where there are two choices
     (classification); default: of two choices the one called positive, yes or true."""
-    chat: bool = True
-    """Ask through the chat template; false: as plain text."""
+    chat: bool | None = None
+    """Ask through the chat template; false: as plain text. Default: true for a kind, false for a
+    definition, as lm-evaluation-harness asks."""
+    system_prompt: str | None = None
+    """System message of every question (definition, chat)."""
+    num_fewshot: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Examples before each question (definition); default: the definition's."""
+    fewshot_data: SourceConfig | None = None
+    """Rows that examples are drawn from (definition); default: `data`, without the item itself."""
+    seed: int = 1234
+    """Of the examples' draw and of sampled responses (definition); lm-evaluation-harness's."""
     max_new_tokens: Positive = 48
     """Longest generated answer (translation)."""
     groups: tuple[str, ...] = ()
     """Columns that hold group membership (classification)."""
+
+    @model_validator(mode="after")
+    def _kind_or_definition(self) -> Self:
+        if (self.kind is None) == (self.definition is None):
+            raise ValueError("name exactly one of kind and definition")
+        return self
 
 
 class EvalsConfig(Section):

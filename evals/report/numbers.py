@@ -16,8 +16,8 @@ from evals.evidence import is_number
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EM DASH}"
 _PROPORTIONS = frozenset(
-    ["acc", "accuracy", "em", "f1", "finished", "match", "precision", "rate", "recall", "share"]
-)
+    ["acc", "accuracy", "em", "f1", "finished", "match", "mc2", "precision", "rate", "recall"]
+) | {"refusal", "share"}
 """Words that, as a part of a metric's name, say that it is a proportion."""
 
 
@@ -28,7 +28,7 @@ def finite(value: object) -> float | None:
 
 def is_proportion(metric: str, values: Iterable[float | None] = ()) -> bool:
     """Whether a metric is shown in percent: by the words of its name, and all values in [-1, 1]."""
-    words = metric.lower().replace("-", "_").split("_")
+    words = metric.lower().replace("-", "_").replace(",", "_").split("_")
     named = not _PROPORTIONS.isdisjoint(words)
     return named and all(value is None or abs(value) <= 1 for value in values)
 

@@ -10,6 +10,7 @@ from evals.bias.counterfactual import CounterfactualTask
 from evals.bias.crows_pairs import CrowsPairsTask
 from evals.task import Task
 from evals.tasks.classification import ClassificationTask
+from evals.tasks.defined import build_defined
 from evals.tasks.perplexity import PerplexityTask
 from evals.tasks.translation import TranslationTask
 
@@ -23,6 +24,7 @@ KINDS: Mapping[str, Callable[[str, TaskConfig], Task]] = {
 USED = {
     "classification": {"prompt", "target", "choices", "positive", "chat", "groups"},
     "translation": {"prompt", "target", "chat", "max_new_tokens"},
+    "definition": {"chat", "system_prompt", "num_fewshot", "fewshot_data", "seed"},
 }
 """Optional fields that a kind reads; another one that is set is an error."""
 RESERVED = ("prompts", "reward_model", "ppo", "reward", "pairs")
@@ -42,11 +44,13 @@ def build_task(name: str, config: TaskConfig) -> Task:
             where=where,
             allowed=f"any but {', '.join(RESERVED)}, without a slash",
         )
-    unused = config.model_fields_set - {"kind", "data"} - USED.get(config.kind, set())
+    kind = config.kind or "definition"
+    unused = config.model_fields_set - {kind, "kind", "data"} - USED.get(kind, set())
     if unused:
+        reader = "a definition" if config.kind is None else f"kind {kind}"
         raise UserError(
-            f"{', '.join(sorted(unused))} is never read by kind {config.kind}",
+            f"{', '.join(sorted(unused))} is never read by {reader}",
             where=where,
-            allowed=", ".join(sorted(USED.get(config.kind, {"kind", "data"}))),
+            allowed=", ".join(sorted(USED.get(kind, {"kind", "data"}))),
         )
-    return KINDS[config.kind](name, config)
+    return KINDS[kind](name, config) if config.kind else build_defined(name, config)

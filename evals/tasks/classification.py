@@ -63,7 +63,7 @@ class ClassificationTask:
                 where=f"{where}.positive",
                 allowed=", ".join(choices),
             )
-        question = Question(name, config.prompt, config.chat)
+        question = Question(name, config.prompt, config.chat is not False)
         positive = config.positive or usual_positive(choices)
         return cls(name, question, config.target, choices, config.groups, positive)
 

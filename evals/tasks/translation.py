@@ -36,7 +36,7 @@ class TranslationTask:
         """
         if config.prompt is None or config.target is None:
             raise UserError("translation needs prompt and target", where=f"evals.tasks.{name}")
-        question = Question(name, config.prompt, config.chat)
+        question = Question(name, config.prompt, config.chat is not False)
         return cls(name, question, config.target, config.max_new_tokens)
 
     @property

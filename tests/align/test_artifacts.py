@@ -113,6 +113,9 @@ def test_code_hash_changes_with_any_source_of_a_package(
     (package / "inner" / "deep.py").write_text("x = 2")
     changed = artifacts.code_hash(["hashed_package", "hashed_module"])
     assert changed != both
+    (package / "inner" / "prompt.yaml").write_text("task: x")
+    read = artifacts.code_hash(["hashed_package", "hashed_module"])
+    assert read not in (both, changed), "what modules read counts"
     (tmp_path / "hashed_module.py").write_text("x = 2")
     assert artifacts.code_hash(["hashed_package", "hashed_module"]) != changed
 

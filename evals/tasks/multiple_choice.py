@@ -1,0 +1,196 @@
+"""Multiple choice by definition: which of a row's answers the model finds likeliest.
+
+acc, acc_norm and acc_bytes are lm-evaluation-harness's: the summed log-probability of a choice, as
+it is, a character, or a UTF-8 byte of the choice without its delimiter. mc2 is TruthfulQA's (Lin
+2021, 2109.07958). A row may have any number of choices.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from align.errors import UserError
+from evals.documents import Document
+from evals.metrics import confusion_rows, f1_metrics, mean_metric, ratio, value_rows
+from evals.shots import Asking, row_text, shown
+from evals.task import Array, Better, Metric, Row, TaskResult, item_ids
+from evals.tasks.asking import require_items, require_scored
+
+if TYPE_CHECKING:
+    from evals.engine import Engine
+
+
+def probabilities(scores: Array) -> Array:
+    """exp(ll) / sum of exp(ll) over the choices (C,)."""
+    shifted = np.exp(scores - scores.max())
+    shares: Array = shifted / shifted.sum()
+    return shares
+
+
+def acc(scores: Array, document: Document) -> float:
+    """1 if the choice of highest ll is right."""
+    return float(int(scores.argmax()) in document.gold)
+
+
+def acc_norm(scores: Array, document: Document) -> float:
+    """1 if the choice of highest ll a character is right."""
+    return acc(scores / [len(choice) for choice in document.choices], document)
+
+
+def acc_bytes(scores: Array, document: Document) -> float:
+    """1 if the choice of highest ll a UTF-8 byte is right."""
+    sizes = [len(choice.encode("utf-8", "surrogatepass")) for choice in document.choices]
+    return acc(scores / sizes, document)
+
+
+def mc2(scores: Array, document: Document) -> float:
+    """Share of the probability of all choices that the right ones have together."""
+    return float(probabilities(scores)[list(document.gold)].sum())
+
+
+def brier(scores: Array, document: Document) -> float:
+    """Sum over the choices of (probability - 1 if right else 0) squared."""
+    truth = np.zeros(len(scores))
+    truth[list(document.gold)] = 1
+    return float(np.square(probabilities(scores) - truth).sum())
+
+
+HITS: dict[str, tuple[Callable[[Array, Document], float], str]] = {
+    "acc": (acc, "items whose choice of highest summed log-probability ll is right / items"),
+    "acc_norm": (acc_norm, "as acc, ll divided by the choice's length in characters"),
+    "acc_bytes": (acc_bytes, "as acc, ll divided by the choice's length in UTF-8 bytes"),
+}
+"""0/1 an item."""
+MEANS: dict[str, tuple[Callable[[Array, Document], float], str]] = {
+    "mc2": (mc2, "mean of sum exp(ll) over the right choices / sum exp(ll) over all"),
+    "brier_score": (brier, "mean of sum over choices of (softmax(ll) - right)^2"),
+}
+"""A number an item."""
+
+
+@dataclass(frozen=True)
+class MultipleChoiceTask:
+    """Choose one of several answers to a question about each row."""
+
+    name: str
+    asking: Asking
+    kind: str = "multiple_choice"
+    decoding: str = "loglikelihood"
+
+    @property
+    def title(self) -> str:
+        """Heading in the report."""
+        return f"Multiple choice: {self.name}"
+
+    @property
+    def definition(self) -> str:
+        """How an item is scored."""
+        asking = self.asking
+        return (
+            f"{asking.definition.task}, asked {asking.manner}; each choice is scored by the summed "
+            "log-probability ll of its tokens given the question, without EOS"
+        )
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The definition's numbers."""
+        return tuple(_metric(entry.metric) for entry in self.asking.definition.metric_list)
+
+    def texts(self, rows: Sequence[Row]) -> list[str]:
+        """All text of each row."""
+        return [row_text(row) for row in rows]
+
+    def evaluate(self, engine: Engine, rows: Sequence[Row]) -> TaskResult:
+        """Score every choice of every row.
+
+        Raises:
+            UserError: A row cannot be rendered, or none could be scored.
+        """
+        require_items(rows, self.name)
+        asking = self.asking
+        documents = asking.documents(rows)
+        self._check_classes(documents)
+        prompts = asking.prompts(rows, documents)
+        items = [
+            [asking.request(engine.tokenizer, prompt, asking.answer(x)) for x in document.choices]
+            for prompt, document in zip(prompts, documents, strict=True)
+        ]
+        flat = engine.loglikelihoods([request for item in items for request in item]).sums
+        scores = np.split(flat, np.cumsum([len(item) for item in items])[:-1])
+        places, missing = [], Counter[str]()
+        for place, document in enumerate(documents):
+            if not all(document.choices):
+                missing["empty choice"] += 1
+            elif np.isfinite(scores[place]).all():
+                places.append(place)
+            else:
+                reasons = filter(None, map(engine.problem, items[place]))
+                missing[next(reasons, "not finite")] += 1
+        require_scored(places, dict(missing), self.name)
+        ids = item_ids(rows)
+        kept = [(scores[place], documents[place]) for place in places]
+        return TaskResult(
+            ids=tuple(ids[place] for place in places),
+            stats=self._stats(kept),
+            samples=[_sample(shown(prompts[p]), documents[p], scores[p]) for p in places],
+            missing=dict(missing),
+        )
+
+    def _check_classes(self, documents: Sequence[Document]) -> None:
+        """F1 needs the same choices in every row, and one right answer.
+
+        Raises:
+            UserError: They differ.
+        """
+        wanted = {entry.metric for entry in self.asking.definition.metric_list} & {"f1", "macro_f1"}
+        for number, document in enumerate(documents, start=1):
+            same = document.choices == documents[0].choices and len(document.gold) == 1
+            if wanted and not same:
+                raise UserError(
+                    f"{min(wanted)} with choices {list(document.choices)}",
+                    where=f"task {self.name}, row {number}",
+                    allowed="the choices of the first row, one of them right",
+                )
+
+    def _stats(self, kept: Sequence[tuple[Array, Document]]) -> dict[str, Array]:
+        """Rows of every number."""
+        stats: dict[str, Array] = {}
+        for name in (entry.metric for entry in self.asking.definition.metric_list):
+            if name in ("f1", "macro_f1"):
+                truth = [document.gold[0] for _, document in kept]
+                answers = [int(scores.argmax()) for scores, _ in kept]
+                stats["confusion"] = confusion_rows(truth, answers, len(kept[0][0]))
+            else:
+                score, _ = (HITS | MEANS)[name]
+                stats[name] = value_rows([score(*item) for item in kept])
+        return stats
+
+
+def _metric(name: str) -> Metric:
+    """A number by its name in the definition."""
+    if name in HITS:
+        return Metric(name, name, ratio, "higher", HITS[name][1], "proportion")
+    if name in MEANS:
+        better: Better = "lower" if name == "brier_score" else "higher"
+        return mean_metric(name, name, better, MEANS[name][1])
+    macro, binary = f1_metrics("confusion", positive=1)
+    found = binary if name == "f1" else macro
+    return Metric(name, "confusion", found.combine, "higher", found.definition)
+
+
+def _sample(prompt: str, document: Document, scores: Array) -> dict[str, Any]:
+    """What a reader checks of one item."""
+    answer = int(scores.argmax())
+    return {
+        "prompt": prompt,
+        "response": document.choices[answer],
+        "label": list(document.targets),
+        "correct": answer in document.gold,
+        "choices": list(document.choices),
+        "logprobs": scores.tolist(),
+    }
