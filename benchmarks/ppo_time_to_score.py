@@ -97,10 +97,10 @@ def run_work(folder: Path) -> Work:
         write_json_atomic(file, [row for row in ids if len(row) <= ppo.max_prompt_length])
         return str(file)
 
+    base = {"base": str(Path(policy.base).resolve())}
     return Work(
-        model=run_worker(sys.executable, "workers.prepare", json.dumps({"base": str(Path(policy.base).resolve())}))[
-            "model"
-        ],
+        model=run_worker(sys.executable, "workers.prepare", json.dumps(base))["model"],
+        seed=config.seed,
         prompts=prompts(ppo.data, "prompts"),
         held=prompts(ppo.eval_data, "held"),
         score=str(reward.resolve()),
