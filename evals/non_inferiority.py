@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats as distributions
 
-from evals.significance import Pair, bonett_price, change_error
+from evals.proportions import tango, tango_statistic
+from evals.significance import Pair, change_error
 from evals.stats import Array, Combine, MeanError, mean_error, t_quantile
 
 LEVEL = 0.025
@@ -39,12 +40,13 @@ class NonInferiority(NamedTuple):
 def non_inferior_proportions(
     before: Array, after: Array, margin: float, level: float = LEVEL
 ) -> NonInferiority:
-    """Test of two 0/1 vectors (n,) item by item: Bonett and Price's centre and standard error."""
+    """Test of two 0/1 vectors (n,) item by item, by Tango's score statistic at -margin."""
     changes = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     gained, lost, n = int(np.sum(changes > 0)), int(np.sum(changes < 0)), len(changes)
-    low, _, error = bonett_price(gained, lost, n, 1 - 2 * level)
-    centre = (gained - lost) / (n + 2)
-    p = float(distributions.norm.sf((centre + _checked(margin)) / error))
+    if _checked(margin) >= 1:
+        raise ValueError(f"no proportion can fall by more than 1; choose a margin below: {margin}")
+    p = float(distributions.norm.sf(tango_statistic(gained, lost, n, -margin)))
+    low = tango(gained, lost, n, 1 - 2 * level).low
     return NonInferiority(p <= level, p, float(changes.mean()), low, margin)
 
 

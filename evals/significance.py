@@ -1,6 +1,6 @@
 """Paired comparisons of two models on the same items: effect and interval first, p beside them.
 
-0/1 outcomes: exact McNemar and the Bonett-Price interval. Everything else: a permutation test that
+0/1 outcomes: exact McNemar and Tango's score interval. Everything else: a permutation test that
 swaps the two models' rows inside an item (for means this is the sign-flip test) with a t interval
 of the difference. Clusters are swapped and drawn whole. Every comparison states the
 smallest true difference it would have found with 80 % power, so that a null can be read.
@@ -17,6 +17,7 @@ import numpy as np
 from scipy import stats as distributions
 
 from evals.power import detectable
+from evals.proportions import tango
 from evals.stats import (
     Array,
     Combine,
@@ -81,7 +82,9 @@ def bonett_price(gained: int, lost: int, n: int, confidence: float = 0.95) -> Sh
 
     Laplace-adjusted Wald (Bonett and Price 2012, J. Educ. Behav. Stat. 37:479): with
     p = (gained + 1)/(n + 2) and q = (lost + 1)/(n + 2) it is
-    p - q +- z sqrt((p + q - (p - q)^2)/(n + 2)). It has a width even where no item changed.
+    p - q +- z sqrt((p + q - (p - q)^2)/(n + 2)). Its error is above 0 even where no item changed;
+    its ends are too close one by one where changes are rare (docs/evals.md), so intervals are
+    Tango's.
     """
     p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     error = math.sqrt((p + q - (p - q) ** 2) / (n + 2))
@@ -93,10 +96,10 @@ def compare_proportions(before: Array, after: Array, confidence: float = 0.95) -
     """Compare two 0/1 vectors (n,) item by item."""
     before, after = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     gained, lost = int(np.sum(after > before)), int(np.sum(after < before))
-    low, high, error = bonett_price(gained, lost, len(before), confidence)
+    low, high = tango(gained, lost, len(before), confidence)
     difference = float(after.mean() - before.mean())
     p = mcnemar(gained, lost)
-    mde = detectable(error, confidence)
+    mde = detectable(bonett_price(gained, lost, len(before)).error, confidence)
     return Difference(difference, low, high, p, "exact McNemar", len(before), mde)
 
 

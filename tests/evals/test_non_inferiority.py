@@ -53,12 +53,13 @@ def test_clusters_are_the_units() -> None:
 
 
 def test_proportions_by_hand() -> None:
-    # 10 items, gained 1, lost 2, margin .4: p = 2/12, q = 3/12, centre -1/12,
-    # SE = sqrt((5/12 - 1/144) / 12) = .184780; z = (.4 - .083333) / .184780 = 1.713748.
+    # 10 items, gained 1, lost 2, margin .4: b = (20 - 1 + 2) (-.4) - 3 = -11.4, and
+    # 20 q^2 - 11.4 q + 2 * .4 * 1.4 = 0 has q = (11.4 + sqrt(129.96 - 89.6)) / 40 = .443824.
+    # z = (-1 + 4) / sqrt(10 (2 * .443824 - .4 * 1.4)) = 3 / 1.810106 = 1.657362.
     before = np.array([1.0, 1, 0, 1, 1, 1, 0, 0, 1, 0])
     after = np.array([0.0, 0, 1, 1, 1, 1, 0, 0, 1, 0])
     found = non_inferior_proportions(before, after, 0.4)
-    assert found.p == pytest.approx(scipy_stats.norm.sf(1.713748), abs=1e-6)
+    assert found.p == pytest.approx(scipy_stats.norm.sf(1.657362), abs=1e-6)
     assert not found.holds
     assert found.difference == pytest.approx(-0.1)
 
@@ -105,3 +106,8 @@ def test_without_an_interval_nothing_is_shown() -> None:
 def test_a_margin_must_be_positive(margin: float) -> None:
     with pytest.raises(ValueError, match="largest acceptable loss"):
         non_inferior_proportions(np.ones(3), np.ones(3), margin)
+
+
+def test_a_margin_of_proportions_is_below_one() -> None:
+    with pytest.raises(ValueError, match="fall by more than 1"):
+        non_inferior_proportions(np.ones(3), np.ones(3), 1.0)

@@ -7,7 +7,13 @@ import itertools
 import pytest
 from scipy import stats as scipy_stats
 
-from evals.proportions import PairedCounts, newcombe, newcombe_paired
+from evals.proportions import (
+    PairedCounts,
+    newcombe,
+    newcombe_paired,
+    tango,
+    tango_statistic,
+)
 from evals.stats import wilson
 
 
@@ -76,3 +82,42 @@ def test_newcombe_paired_covers_by_enumeration_of_all_tables() -> None:
         covered += chance * (low <= 0.2 - 0.1 <= high)
     # The exact coverage. Newcombe's continuity correction errs on the wide side in small samples.
     assert 0.94 <= covered <= 0.985
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(3, 8, 30), (0, 1, 20), (0, 0, 15), (12, 4, 16)])
+@pytest.mark.parametrize("difference", [-0.2, 0.1])
+def test_tango_equals_the_restricted_likelihood(
+    gained: int, lost: int, n: int, difference: float
+) -> None:
+    from scipy.optimize import minimize_scalar
+    from scipy.special import xlogy
+
+    def surprise(q: float) -> float:
+        same = 1 - 2 * q - difference
+        parts = (gained, q + difference), (lost, q), (n - gained - lost, same)
+        return -sum(float(xlogy(count, max(chance, 0.0))) for count, chance in parts)
+
+    bounds = (max(0.0, -difference), (1 - difference) / 2)
+    q = minimize_scalar(surprise, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+    variance = (2 * q + difference - difference**2) / n
+    expected = ((gained - lost) / n - difference) / variance**0.5
+    found = tango_statistic(gained, lost, n, difference)
+    # The optimiser finds q to about the root of the machine's precision, 1e-8, or its bound.
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_tango_of_no_difference_is_mcnemars_statistic() -> None:
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    expected = mcnemar([[5, 9], [2, 4]], exact=False, correction=False).statistic
+    assert tango_statistic(9, 2, 20, 0.0) ** 2 == pytest.approx(expected)
+
+
+def test_tangos_interval_ends_where_the_test_does() -> None:
+    low, high = tango(3, 8, 30)
+    assert tango_statistic(3, 8, 30, low) == pytest.approx(1.959964, abs=1e-5)
+    assert tango_statistic(3, 8, 30, high) == pytest.approx(-1.959964, abs=1e-5)
+    # Nothing changed in 30 items: n d / (1 - d) = z^2, so d = z^2 / (n + z^2) = 0.113513.
+    assert tango(0, 0, 30) == pytest.approx((-0.113513, 0.113513), abs=1e-6)
+    assert tango(30, 0, 30).high == 1.0
+    assert tango(0, 30, 30).low == -1.0
