@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from align.config import GateRule
 from evals.evidence import Evidence, Rows, differences, levels, not_measured
+from evals.multiplicity import holm
 
 Outcome = Literal["pass", "fail", "insufficient evidence"]
 
@@ -196,8 +197,6 @@ def _p_broken(check: _Check, confidence: float) -> float:
 
 def _with_holm(results: Sequence[RuleResult]) -> list[RuleResult]:
     """Add Holm's adjustment over the rules that have a p-value."""
-    from evals.significance import holm  # scipy; a gate without intervals does not need it
-
     known = [index for index, result in enumerate(results) if result.p is not None]
     adjusted = dict(zip(known, holm([results[i].p or 0.0 for i in known]), strict=True))
     return [replace(result, p_holm=adjusted.get(i)) for i, result in enumerate(results)]

@@ -224,4 +224,6 @@ def perplexity_metrics(stat: str = "perplexity") -> tuple[Metric, ...]:
         ),
         ("bits_per_byte", bits, "total nll / UTF-8 bytes / ln 2"),
     ]
-    return tuple(Metric(name, stat, combine, "lower", text) for name, combine, text in named)
+    return tuple(
+        Metric(name, stat, combine, "lower", text, "positive") for name, combine, text in named
+    )

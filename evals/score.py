@@ -7,6 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from align.errors import UserError
+from evals.non_inferiority import (
+    LEVEL,
+    NonInferiority,
+    non_inferior_functions,
+    non_inferior_means,
+    non_inferior_proportions,
+)
 from evals.significance import (
     Difference,
     Pair,
@@ -14,21 +21,30 @@ from evals.significance import (
     compare_means,
     compare_proportions,
 )
-from evals.stats import Estimate, Resampling, bootstrap, mean_estimate, proportion_estimate
+from evals.stats import (
+    Estimate,
+    Resampling,
+    bootstrap,
+    mean_estimate,
+    positive_estimate,
+    proportion_estimate,
+)
 from evals.task import Metric, TaskResult
 
 
 def estimate(metric: Metric, result: TaskResult, resampling: Resampling) -> Estimate:
     """A metric with its interval.
 
-    Proportions: Wilson; means: t; everything else: BCa bootstrap. Over clusters where the result
-    has them.
+    Proportions: Wilson; means: t; perplexities: t of the logarithm; everything else: BCa
+    bootstrap. Over clusters where the result has them.
     """
     rows, clusters = result.stats[metric.stat], result.clusters
     if metric.kind == "proportion":
         return proportion_estimate(rows[:, 0], clusters, resampling.confidence)
     if metric.kind == "mean":
         return mean_estimate(rows[:, 0], clusters, resampling.confidence)
+    if metric.kind == "positive":
+        return positive_estimate(rows, metric.combine, clusters, resampling.confidence)
     return bootstrap(rows, metric.combine, clusters, resampling)
 
 
@@ -50,6 +66,38 @@ def compare(
     if metric.kind in ("mean", "proportion"):
         return compare_means(old[:, 0], new[:, 0], clusters, resampling)
     return compare_functions(Pair(old, new, clusters), metric.combine, resampling)
+
+
+def non_inferior(
+    metric: Metric, before: TaskResult, after: TaskResult, margin: float, level: float = LEVEL
+) -> NonInferiority:
+    """Test whether a metric is worse after than before by less than the margin.
+
+    Args:
+        metric: Its `better` says which direction is worse.
+        before: The reference.
+        after: What must not be worse.
+        margin: Largest loss that is acceptable, in the metric's unit.
+        level: Of the one-sided test.
+
+    Raises:
+        UserError: No direction of the metric is worse, or see `pair_results`.
+    """
+    if metric.better == "none":
+        raise UserError(
+            f"neither direction of {metric.name} is worse, so it cannot be non-inferior",
+            remedy="choose a metric whose higher or lower values are better",
+        )
+    before, after = pair_results(before, after)
+    # What a lower value is better for loses where it rises: the two change places.
+    first, second = (before, after) if metric.better == "higher" else (after, before)
+    pair = Pair(first.stats[metric.stat], second.stats[metric.stat], first.clusters)
+    if metric.kind == "proportion" and pair.clusters is None:
+        return non_inferior_proportions(pair.before[:, 0], pair.after[:, 0], margin, level)
+    if metric.kind in ("mean", "proportion"):
+        columns = pair.before[:, 0], pair.after[:, 0]
+        return non_inferior_means(*columns, pair.clusters, margin, level)
+    return non_inferior_functions(pair, metric.combine, margin, level)
 
 
 def pair_results(before: TaskResult, after: TaskResult) -> tuple[TaskResult, TaskResult]:

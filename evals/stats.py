@@ -105,12 +105,15 @@ def resample_sums(units: Array, resampling: Resampling) -> Array:
 
 
 def bca_interval(value: float, replicates: Array, jackknife: Array, confidence: float) -> Interval:
-    """Bias-corrected and accelerated interval (Efron 1987, JASA 82:171).
+    """Bias-corrected and accelerated interval (Efron 1987, JASA 82:171), expanded for few units.
+
+    Its quantiles z are those of sqrt(n/(n-1)) t(n-1): resamples spread less than samples do, and
+    their spread is itself estimated (Hesterberg 2015, Am. Stat. 69:371, section 3.3).
 
     Args:
         value: The metric on the full sample.
         replicates: The metric on R resamples.
-        jackknife: The metric with each unit left out, (n,); undefined values are ignored.
+        jackknife: The metric with each unit left out, (n,), n > 1; undefined values are ignored.
         confidence: Coverage.
 
     Returns:
@@ -120,16 +123,18 @@ def bca_interval(value: float, replicates: Array, jackknife: Array, confidence: 
     if not math.isfinite(value) or defined.mean() < 1 - _MAX_UNDEFINED:
         return Interval(math.nan, math.nan)
     replicates = replicates[defined]
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    n = len(jackknife)
+    expanded = math.sqrt(n / (n - 1)) * t_quantile(confidence, n - 1)
+    quantiles = np.array([-expanded, expanded])
     # Rounding makes equal sums differ in the last bits; ties count half on both sides.
     tolerance = 1e-12 * max(1.0, abs(value))
     below = np.mean(replicates < value - tolerance)
     below += np.mean(np.abs(replicates - value) <= tolerance) / 2
     if 0 < below < 1:
         bias = distributions.norm.ppf(below)
-        shifted = bias + distributions.norm.ppf(tails)
-        tails = distributions.norm.cdf(bias + shifted / (1 - _acceleration(jackknife) * shifted))
-    low, high = np.quantile(replicates, tails)
+        shifted = bias + quantiles
+        quantiles = bias + shifted / (1 - _acceleration(jackknife) * shifted)
+    low, high = np.quantile(replicates, distributions.norm.cdf(quantiles))
     return Interval(float(low), float(high))
 
 
@@ -159,6 +164,37 @@ def bootstrap(
     return Estimate(value, ends.low, ends.high, len(rows), method)
 
 
+def jackknife_error(jackknife: Array) -> float:
+    """Standard error from the values (n,) with each unit left out (Tukey 1958; Efron 1982).
+
+    sqrt((n-1)/n sum (v_i - mean)^2), for a mean exactly sd/sqrt(n). NaN if one is undefined.
+    """
+    n = len(jackknife)
+    if n < 2 or not np.isfinite(jackknife).all():
+        return math.nan
+    return math.sqrt((n - 1) / n * float(np.sum((jackknife - jackknife.mean()) ** 2)))
+
+
+def positive_estimate(
+    rows: Array, combine: Combine, clusters: Sequence[str] | None, confidence: float = 0.95
+) -> Estimate:
+    """Estimate combine(sum of rows (n, k)) of a positive metric without an upper bound.
+
+    Perplexity: a smooth function of a ratio whose denominators, the documents' lengths, vary
+    much. There a bootstrap is too narrow; the t interval of its logarithm with the jackknife's
+    standard error covers better (docs/evals.md), and its ends are positive.
+    """
+    units = cluster_sums(rows, clusters)
+    total = units.sum(axis=0)
+    value = float(combine(total))
+    method = describe("t of the logarithm, jackknife", clusters, len(units), confidence)
+    error = jackknife_error(np.log(combine(total - units))) if len(units) > 1 else math.nan
+    if not (math.isfinite(error) and math.isfinite(value)):
+        return Estimate(value, math.nan, math.nan, len(rows), method)
+    factor = math.exp(t_quantile(confidence, len(units) - 1) * error)
+    return Estimate(value, value / factor, value * factor, len(rows), method)
+
+
 def describe(kind: str, clusters: Sequence[str] | None, units: int, confidence: float) -> str:
     """The method's name as it stands beside the number."""
     over = "" if clusters is None else f", {units} clusters"
@@ -172,15 +208,22 @@ def wilson(hits: float, n: int, confidence: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= hits <= n:
         raise ValueError(f"a proportion needs 0 <= hits <= n and n >= 1: {hits} of {n}")
-    z = normal_quantile(confidence)
-    p = hits / n
+    low, high = _score_interval(hits / n, n, normal_quantile(confidence))
+    # At 0 and n the end is exact; the formula leaves a rounding error there.
+    return Interval(0.0 if hits == 0 else low, 1.0 if hits == n else high)
+
+
+def _score_interval(p: float, n: float, z: float) -> Interval:
+    """Wilson's formula for a share p of n items and a quantile z."""
     centre = p + z * z / (2 * n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    # At 0 and n the end is exact; the formula leaves a rounding error there.
-    low = 0.0 if hits == 0 else (centre - half) / scale
-    high = 1.0 if hits == n else (centre + half) / scale
-    return Interval(low, high)
+    return Interval((centre - half) / scale, (centre + half) / scale)
+
+
+def t_quantile(confidence: float, freedom: int) -> float:
+    """The t of a two-sided interval with `freedom` degrees of freedom."""
+    return float(distributions.t.ppf((1 + confidence) / 2, freedom))
 
 
 def normal_quantile(confidence: float) -> float:
@@ -189,7 +232,7 @@ def normal_quantile(confidence: float) -> float:
 
 
 class MeanError(NamedTuple):
-    """A mean, its clustered standard error, and the number of clusters."""
+    """A mean or difference, its clustered standard error, and the number of clusters."""
 
     mean: float
     error: float
@@ -221,17 +264,18 @@ def mean_estimate(
     method = describe("t", clusters, units, confidence)
     if math.isnan(error):
         return Estimate(mean, math.nan, math.nan, len(values), method)
-    half = float(distributions.t.ppf((1 + confidence) / 2, units - 1)) * error
+    half = t_quantile(confidence, units - 1) * error
     return Estimate(mean, mean - half, mean + half, len(values), method)
 
 
 def proportion_estimate(
     hits: Array, clusters: Sequence[str] | None = None, confidence: float = 0.95
 ) -> Estimate:
-    """Share of hits (n,), each 0 or 1 (or 1/2 for a tie).
+    """Share p of hits (n,), each 0 or 1 (or 1/2 for a tie), by Wilson's interval.
 
-    Wilson over items. Over clusters a t interval kept inside [0, 1]; where the clusters do not
-    vary at all it would have no width, so there it is Wilson with n = clusters (conservative).
+    Over C clusters with the effective number of items p (1 - p) / SE^2, SE clustered, and t(C - 1)
+    instead of z (after Dean and Pagano 2015, J. Surv. Stat. Methodol. 3:484); p +- t SE is too
+    narrow near 0 and 1. Where the clusters do not vary at all, n = C (conservative).
     """
     hits = np.asarray(hits, dtype=np.float64)
     if clusters is None:
@@ -239,10 +283,10 @@ def proportion_estimate(
         method = describe("Wilson", None, 0, confidence)
         return Estimate(float(hits.mean()), *ends, len(hits), method)
     value, error, units = mean_error(hits, clusters)
-    if error > 0:
-        clustered = mean_estimate(hits, clusters, confidence)
-        low, high = max(0.0, clustered.low), min(1.0, clustered.high)
-        return Estimate(value, low, high, len(hits), clustered.method)
-    ends = wilson(value * units, units, confidence)
     method = describe("Wilson over clusters", clusters, units, confidence)
+    if error > 0:
+        effective = value * (1 - value) / error**2
+        ends = _score_interval(value, effective, t_quantile(confidence, units - 1))
+    else:
+        ends = wilson(value * units, units, confidence)
     return Estimate(value, *ends, len(hits), method)

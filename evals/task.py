@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Array = NDArray[np.float64]
 Better = Literal["higher", "lower", "none"]
-MetricKind = Literal["proportion", "mean", "function"]
+MetricKind = Literal["proportion", "mean", "positive", "function"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Metric:
     """One sentence with the formula."""
     kind: MetricKind = "function"
     """proportion: rows [hit, 1] with hit 0 or 1 (Wilson, McNemar); mean: rows [value, 1]
-    (t interval over clusters, sign-flip permutation); function: anything else (bootstrap)."""
+    (t interval over clusters, sign-flip permutation); positive: above 0 without an upper bound
+    (t interval of the logarithm); function: anything else (bootstrap)."""
     signature: str = ""
     """Settings of the metric itself, such as sacrebleu's signature."""
 

@@ -8,7 +8,6 @@ difference is unfair is for people to say.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 from itertools import combinations
 from typing import Any
@@ -26,7 +25,8 @@ from evals.bias.fairness import (
     rates,
     small_flag,
 )
-from evals.stats import Interval, Resampling, wilson
+from evals.proportions import newcombe
+from evals.stats import Resampling
 
 
 def group_differences(
@@ -92,20 +92,6 @@ def group_gaps(
                 row = {"attribute": attribute, "metric": metric, "value": value, "p": p}
                 rows.append(row | {"groups": int(codes.max()) + 1, "n": int(used.sum())})
     return rows
-
-
-def newcombe(a: tuple[int, int], b: tuple[int, int], confidence: float = 0.95) -> Interval:
-    """Interval of a/n_a - b/n_b of independent groups, each given as (hits, n).
-
-    With Wilson's (l, u) of both: d - sqrt((p_a - l_a)^2 + (u_b - p_b)^2) to
-    d + sqrt((u_a - p_a)^2 + (p_b - l_b)^2).
-    """
-    p_a, p_b = a[0] / a[1], b[0] / b[1]
-    (l_a, u_a), (l_b, u_b) = wilson(*a, confidence), wilson(*b, confidence)
-    difference = p_a - p_b
-    low = difference - math.hypot(p_a - l_a, u_b - p_b)
-    high = difference + math.hypot(u_a - p_a, p_b - l_b)
-    return Interval(low, high)
 
 
 def _counts(share: Share, names: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evals.evidence import find, is_number
+from evals.multiplicity import benjamini_hochberg
 from evals.report.layout import Cell, Row, Table, Tone
 from evals.report.numbers import MINUS, Scale, count, finite, is_proportion, number, p_value
 
@@ -27,13 +28,9 @@ def stage_pairs(ledger: Ledger, key: str) -> list[tuple[str, str]]:
 
 def q_values(rows: Sequence[Entry]) -> dict[int, float]:
     """Benjamini-Hochberg q of the rows that have a p-value, by the row's `id()`."""
-    from scipy.stats import false_discovery_control  # slow to import
-
     known = [row for row in rows if is_number(row.get("p"))]
-    if not known:
-        return {}
-    q = false_discovery_control([row["p"] for row in known], method="bh")
-    return {id(row): float(value) for row, value in zip(known, q, strict=True)}
+    adjusted = benjamini_hochberg([row["p"] for row in known])
+    return {id(row): q for row, q in zip(known, adjusted, strict=True)}
 
 
 def scale_of(rows: Iterable[Entry], metric: str) -> Scale:

@@ -14,12 +14,17 @@ from evals.stats import (
     bootstrap,
     check_rows,
     cluster_sums,
+    jackknife_error,
     mean_error,
     mean_estimate,
+    positive_estimate,
     proportion_estimate,
     resample_sums,
     wilson,
 )
+
+MANY = np.tile([1.0, 3], 50_000)
+"""Jackknife values of so many units that nothing is expanded; not skewed."""
 
 
 def share(sums: np.ndarray) -> np.ndarray:
@@ -91,28 +96,38 @@ def test_bca_equals_scipy() -> None:
 
 
 def test_bca_corrects_bias_by_hand() -> None:
-    # Replicates 0..999 and the value 300, no skewness: z0 = ppf(0.3005) = -0.5230. The ends are the
-    # quantiles cdf(2 z0 -+ 1.959964) = cdf(-3.0060) = 0.0013236 and cdf(0.9140) = 0.81964.
+    # Replicates 0..999 and the value 300, no skewness: z0 = ppf(0.3005) = -0.522965. For 4 units
+    # the quantile is sqrt(4/3) t(3) = 1.154701 * 3.182446 = 3.674772, at 0.95. The ends are the
+    # quantiles cdf(2 z0 -+ 3.674772) = cdf(-4.720702) = 1.2e-6 and cdf(2.628842) = 0.995716.
     replicates = np.arange(1000.0)
     ends = bca_interval(300.0, replicates, np.array([1.0, 3, 2, 2]), 0.95)
+    assert ends.low == pytest.approx(1.2e-6 * 999, abs=0.01)
+    assert ends.high == pytest.approx(0.995716 * 999, abs=0.01)
+
+
+def test_bca_is_efrons_for_many_units() -> None:
+    # As above with 100,000 units: t is z up to 3e-5, cdf(2 z0 -+ 1.959964) = cdf(-3.0060) =
+    # 0.0013236 and cdf(0.9140) = 0.81964.
+    ends = bca_interval(300.0, np.arange(1000.0), MANY, 0.95)
     assert ends.low == pytest.approx(0.0013236 * 999, abs=0.01)
-    assert ends.high == pytest.approx(0.81964 * 999, abs=0.1)
+    assert ends.high == pytest.approx(0.81964 * 999, abs=0.05)
 
 
 def test_bca_counts_ties_half() -> None:
     # 40 below, 20 equal, 40 above: no bias, so the ends are the plain percentiles.
     replicates = np.concatenate([np.linspace(0, 1, 40), np.full(20, 2.0), np.linspace(3, 4, 40)])
-    ends = bca_interval(2.0, replicates, np.array([1.0, 3]), 0.9)
-    assert (ends.low, ends.high) == pytest.approx(tuple(np.quantile(replicates, [0.05, 0.95])))
+    ends = bca_interval(2.0, replicates, MANY, 0.9)
+    expected = np.quantile(replicates, [0.05, 0.95])
+    assert (ends.low, ends.high) == pytest.approx(tuple(expected), abs=1e-4)
 
 
 def test_bca_without_defined_jackknife_or_overlap_falls_back_to_percentiles() -> None:
     # Every replicate lies above the value: no finite bias correction.
-    above = bca_interval(0.0, np.arange(1.0, 102), np.array([1.0, 2]), 0.9)
-    assert (above.low, above.high) == pytest.approx((6, 96))
+    above = bca_interval(0.0, np.arange(1.0, 102), MANY, 0.9)
+    assert (above.low, above.high) == pytest.approx((6, 96), abs=0.01)
     # No leave-one-out value is defined: no acceleration, so median and value agree as here.
-    undefined = bca_interval(50.0, np.arange(101.0), np.array([np.nan, np.nan]), 0.9)
-    assert (undefined.low, undefined.high) == pytest.approx((5, 95))
+    undefined = bca_interval(50.0, np.arange(101.0), np.full(100_000, np.nan), 0.9)
+    assert (undefined.low, undefined.high) == pytest.approx((5, 95), abs=0.01)
 
 
 def test_labels_must_match_the_rows() -> None:
@@ -195,10 +210,40 @@ def test_a_single_cluster_has_a_mean_but_no_interval() -> None:
     assert math.isnan(estimate.low)
 
 
+def test_jackknife_error_of_a_mean_is_its_standard_error() -> None:
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    left_out = (values.sum() - values) / 3
+    assert jackknife_error(left_out) == pytest.approx(scipy_stats.sem(values))
+    assert math.isnan(jackknife_error(np.array([1.0, np.nan, 2.0])))
+    assert math.isnan(jackknife_error(np.array([1.0])))
+
+
+def test_positive_estimate_of_a_geometric_mean_is_students_of_the_logarithms() -> None:
+    logs = np.random.default_rng(6).normal(3, 1, size=12)
+    estimate = positive_estimate(pairs(logs), lambda sums: np.exp(share(sums)), None)
+    expected = np.exp(scipy_stats.ttest_1samp(logs, 0).confidence_interval(0.95))
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(expected))
+    assert estimate.value == pytest.approx(scipy_stats.gmean(np.exp(logs)))
+
+
+def test_positive_estimate_without_an_interval() -> None:
+    def infinite(sums: np.ndarray) -> np.ndarray:
+        return np.full(sums.shape[:-1], np.inf)
+
+    one = positive_estimate(np.array([[2.0, 1.0]]), share, None)
+    overflown = positive_estimate(np.ones((3, 2)), infinite, None)
+    assert (one.value, overflown.value) == (2.0, math.inf)
+    assert math.isnan(one.low)
+    assert math.isnan(overflown.high)
+
+
 def test_clustered_proportion_stays_inside_and_keeps_a_width() -> None:
     high = proportion_estimate(np.array([1.0, 1, 1, 0]), ["a", "a", "b", "b"])
-    # Cluster shares 1 and 1/2: SE = sqrt(2 (0.5^2 + 0.5^2)) / 4 = 0.25; t(1) = 12.7 leaves [0, 1].
-    assert (high.low, high.value, high.high) == (0.0, 0.75, 1.0)
+    # Cluster shares 1 and 1/2: SE = sqrt(2 (0.5^2 + 0.5^2)) / 4 = 0.25, so 0.75 * 0.25 / 0.25^2 =
+    # 3 items; t(1)^2 = 161.4476. Wilson: (0.75 + 161.4476/6) / (1 + 161.4476/3) = 0.504560, half
+    # 12.7062 sqrt(0.1875/3 + 161.4476/36) / 54.8159 = 0.494287.
+    assert high.value == 0.75
+    assert (high.low, high.high) == pytest.approx((0.504560 - 0.494287, 0.998847), abs=2e-6)
     sure = proportion_estimate(np.ones(40), ["a", "b"] * 20)
     # Wilson of 2 of 2 by hand: low = 1 / (1 + z^2/2) = 1 / (1 + 1.9208) = 0.34238.
     assert sure.low == pytest.approx(0.34238, abs=1e-5)

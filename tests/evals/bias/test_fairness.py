@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from fairlearn import metrics as fair
 from sklearn import metrics as sk
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+from statsmodels.stats.proportion import proportion_confint
 
-from evals.bias.disparity import group_differences, group_gaps, newcombe
+from evals.bias.disparity import group_differences, group_gaps
 from evals.bias.fairness import group_table
 from evals.stats import Resampling
 
@@ -133,17 +133,6 @@ def test_tables_refuse_what_they_cannot_judge() -> None:
         group_table([1, 0], [1, 0], {"g": ["a"]})
     with pytest.raises(ValueError, match="two classes"):
         group_table(["x", "y"], ["z", "x"], {"g": ["a", "a"]}, positive="x")
-
-
-@pytest.mark.parametrize(("a", "b"), [((3, 5), (1, 4)), ((0, 9), (7, 7)), ((56, 70), (48, 80))])
-def test_newcombe_equals_statsmodels(a: tuple[int, int], b: tuple[int, int]) -> None:
-    ends = confint_proportions_2indep(*a, *b, compare="diff", method="newcomb")
-    assert newcombe(a, b) == pytest.approx(ends)
-
-
-def test_newcombe_reproduces_the_published_example() -> None:
-    # Newcombe 1998, table II, example (a): 56/70 - 48/80, method 10 (score): 0.0524 to 0.3339.
-    assert newcombe((56, 70), (48, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
 def test_differences_are_signed_and_span_demographic_parity_and_equalised_odds() -> None:
