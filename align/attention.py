@@ -40,12 +40,14 @@ def attention(
         options: Passed on.
 
     Returns:
-        (B, T, heads, D) in the query's type, and no weights.
+        (B, T, heads, D) in the values' type, and no weights.
     """
-    dtype = query.dtype
-    trained = torch.is_grad_enabled() and query.requires_grad and query.device.type == "cpu"
-    if trained and dtype == torch.bfloat16:
-        query, key, value = query.float(), key.float(), value.float()
-    with torch.autocast(query.device.type, enabled=False):
-        found = sdpa_attention_forward(module, query, key, value, *mask, **options)[0]
-    return found.to(dtype), None
+    given, kind = (query, key, value), query.device.type
+    trained = torch.is_grad_enabled() and query.requires_grad and kind == "cpu"
+    # under autocast rotated queries and keys are float32 already, values are not
+    if not (trained and torch.bfloat16 in {part.dtype for part in given}):
+        return sdpa_attention_forward(module, *given, *mask, **options)[0], None
+    with torch.autocast(kind, enabled=False):
+        whole = (part.float() for part in given)
+        found = sdpa_attention_forward(module, *whole, *mask, **options)[0]
+    return found.to(value.dtype), None

@@ -144,7 +144,7 @@ FORMATS: dict[Kind, tuple[Format, ...]] = {
 TEXT_FIELDS = frozenset(
     {field for formats in FORMATS.values() for entry in formats for field in entry.fields}
     | {"input", "context", "system", "source", "target", "sentence", "id"}
-)
+) - {"label"}
 """Columns that stay text even where a file without types (CSV) holds only digits in them."""
 
 

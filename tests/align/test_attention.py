@@ -62,6 +62,16 @@ def test_only_what_trains_goes_through_float32(monkeypatch: pytest.MonkeyPatch) 
     assert seen == [torch.float32, torch.bfloat16, torch.bfloat16]
 
 
+def test_mixed_precision_trains() -> None:
+    expected = answer(tiny(torch.float32))
+    quick = tiny(torch.float32)
+    quicken_attention(quick)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = answer(quick)
+    for wanted, other in zip(expected, found, strict=True):
+        assert 0 < (other - wanted).norm() < 0.03 * wanted.norm()
+
+
 def test_other_implementations_stay() -> None:
     model = tiny(torch.bfloat16, "eager")
     quicken_attention(model)

@@ -88,8 +88,7 @@ def test_gsm8k_in_both_readings(tiny_tokenizer: Any) -> None:
     assert result.samples[0]["response"] == " 3 + 4 is 7.\n#### 7\n\n"
     assert result.samples[0]["answer,strict-match"] == "7"
     assert [s["finished"] for s in result.samples] == [True, False, False]
-    # No stop is a single character, so none can end generation early.
-    assert engine.calls == [("greedy", 256, "")]
+    assert engine.calls == [("greedy", 256, ("Question:", "</s>", "<|im_end|>"))]
     assert "ignore_case True" in task.metrics[0].signature
 
 
