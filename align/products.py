@@ -1,7 +1,7 @@
 """Matrix products in float32 on CPUs through oneDNN.
 
-torch multiplies float32 matrices with MKL, which leaves part of many processors' rate unused;
-oneDNN, which torch carries for its other number formats, does not (docs/log.md has the numbers).
+torch multiplies float32 matrices with MKL, which was the slower one where it was measured; oneDNN,
+which torch carries for its other number formats, was the faster (docs/log.md: an AMD EPYC).
 The result is the same up to rounding. Other types, devices and small products take torch's way.
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command: tests, side-by-sides, memory, profile.
 #
-#   benchmarks/gpu.sh              takes about ten minutes on one H200
+#   benchmarks/gpu.sh              (has not been run yet: no GPU so far)
 #
 # Results go to benchmarks/results/, one file a measurement, with commit, date and versions. The
 # peer's environment is made by `make peers`. Sizes other than smollm2 have random weights.

@@ -101,7 +101,7 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
     own = {
         "use_cpu": device_of(work) == "cpu",
         "num_sample_generations": 0,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": False,  # True would change nothing: its loop never acts on it
         "local_rollout_forward_batch_size": work.batch,
     }
     return own | work.trainer_arguments
