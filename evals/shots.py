@@ -180,6 +180,19 @@ def render_text_or_plain(source: str, row: Row, where: str) -> str:
     return render_text(source, row, where) if is_template(source) else source
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What every task made from a definition has."""
+
+    name: str
+    """Of the task in the run."""
+    asking: Asking
+
+    def texts(self, rows: Sequence[Row]) -> list[str]:
+        """All text of each row."""
+        return [row_text(row) for row in rows]
+
+
 def shown(prompt: Prompt) -> str:
     """A prompt for readers; a dialogue with its roles, a line a turn."""
     if isinstance(prompt, str):

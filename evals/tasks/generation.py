@@ -26,7 +26,7 @@ from evals.metrics import (
     value_rows,
 )
 from evals.schema import MetricEntry
-from evals.shots import Asking, row_text, shown
+from evals.shots import Asked, shown
 from evals.stops import Answer, Stops
 from evals.task import Array, Better, Metric, Row, TaskResult, item_ids
 from evals.tasks.asking import require_items, require_scored
@@ -49,11 +49,9 @@ LABELS = {"refusal": None, "refusal_safe": "safe", "refusal_unsafe": "unsafe"}
 
 
 @dataclass(frozen=True)
-class GenerationTask:
+class GenerationTask(Asked):
     """Generate an answer to each row's question."""
 
-    name: str
-    asking: Asking
     kind: str = "generate_until"
 
     @property
@@ -89,10 +87,6 @@ class GenerationTask:
             for suffix in self.filters
             for entry in self.asking.definition.metric_list
         )
-
-    def texts(self, rows: Sequence[Row]) -> list[str]:
-        """All text of each row."""
-        return [row_text(row) for row in rows]
 
     def evaluate(self, engine: Engine, rows: Sequence[Row]) -> TaskResult:
         """Answer every row.

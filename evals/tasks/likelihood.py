@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from evals.metrics import perplexity_metrics, perplexity_rows, ratio, value_rows
-from evals.shots import Asking, row_text, shown
+from evals.shots import Asked, shown
 from evals.task import Array, Metric, Row, TaskResult, item_ids
 from evals.tasks.asking import require_items, require_scored
 from evals.tasks.perplexity import COLUMNS, SHOWN
@@ -46,11 +46,9 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class LoglikelihoodTask:
+class LoglikelihoodTask(Asked):
     """The log-probability of one given answer, such as LAMBADA's last word."""
 
-    name: str
-    asking: Asking
     kind: str = "loglikelihood"
     decoding: str = "loglikelihood"
 
@@ -72,10 +70,6 @@ class LoglikelihoodTask:
     def metrics(self) -> tuple[Metric, ...]:
         """The definition's numbers."""
         return tuple(METRICS[entry.metric] for entry in self.asking.definition.metric_list)
-
-    def texts(self, rows: Sequence[Row]) -> list[str]:
-        """All text of each row."""
-        return [row_text(row) for row in rows]
 
     def evaluate(self, engine: Engine, rows: Sequence[Row]) -> TaskResult:
         """Score every row's answer.
@@ -120,11 +114,9 @@ class LoglikelihoodTask:
 
 
 @dataclass(frozen=True)
-class RollingTask:
+class RollingTask(Asked):
     """Perplexity of whole documents."""
 
-    name: str
-    asking: Asking
     kind: str = "loglikelihood_rolling"
     decoding: str = "loglikelihood of disjoint windows"
 
@@ -146,10 +138,6 @@ class RollingTask:
         """The definition's numbers."""
         known = {metric.name: metric for metric in perplexity_metrics()}
         return tuple(known[entry.metric] for entry in self.asking.definition.metric_list)
-
-    def texts(self, rows: Sequence[Row]) -> list[str]:
-        """All text of each row."""
-        return [row_text(row) for row in rows]
 
     def evaluate(self, engine: Engine, rows: Sequence[Row]) -> TaskResult:
         """Score every document.

@@ -17,7 +17,7 @@ import numpy as np
 from align.errors import UserError
 from evals.documents import Document
 from evals.metrics import confusion_rows, f1_metrics, mean_metric, ratio, value_rows
-from evals.shots import Asking, row_text, shown
+from evals.shots import Asked, shown
 from evals.task import Array, Better, Metric, Row, TaskResult, item_ids
 from evals.tasks.asking import require_items, require_scored
 
@@ -74,11 +74,9 @@ MEANS: dict[str, tuple[Callable[[Array, Document], float], str]] = {
 
 
 @dataclass(frozen=True)
-class MultipleChoiceTask:
+class MultipleChoiceTask(Asked):
     """Choose one of several answers to a question about each row."""
 
-    name: str
-    asking: Asking
     kind: str = "multiple_choice"
     decoding: str = "loglikelihood"
 
@@ -100,10 +98,6 @@ class MultipleChoiceTask:
     def metrics(self) -> tuple[Metric, ...]:
         """The definition's numbers."""
         return tuple(_metric(entry.metric) for entry in self.asking.definition.metric_list)
-
-    def texts(self, rows: Sequence[Row]) -> list[str]:
-        """All text of each row."""
-        return [row_text(row) for row in rows]
 
     def evaluate(self, engine: Engine, rows: Sequence[Row]) -> TaskResult:
         """Score every choice of every row.
