@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
+
+from align.cache import roomy_cache
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class _Batch:
     ) -> None:
         self.model, self.mask, self.probe = model, mask, probe
         self.values: Tensor | None = None
-        self.cache = DynamicCache(config=model.config)
+        self.cache = roomy_cache(model)
         self._forward(ids, (mask.cumsum(-1) - 1).clamp_min(0))
 
     def step(self, chosen: Tensor) -> None:

@@ -19,19 +19,26 @@ from align import products
 
 
 def quicken(layer: nn.Module) -> None:
-    """Replace a plain LoRA layer's forward pass; other layers and variants (DoRA) keep theirs."""
+    """Let a plain LoRA layer use `QuickLinear`; other layers and variants keep their own way."""
     plain = type(layer) is Linear and type(layer.base_layer) in (nn.Linear, products.Linear)
     if plain and not layer.lora_variant:
-        layer.forward = _Forward(layer)
+        layer.__class__ = QuickLinear
 
 
-class _Forward:
-    """`layer(x)` for the one adapter in force, or the base layer alone."""
+class QuickLinear(Linear):  # type: ignore[misc]
+    """peft's layer with one adapter in force, or none."""
 
-    def __init__(self, layer: Any) -> None:
-        self._layer = layer
+    packed: Tensor | None = None
+    """Merged weights for products without gradients, where they are packed (`align.packing`)."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def merged_weight(self) -> Tensor:
+        """W + scaling * B A of the adapter in force, (out, in), in the type products run in."""
+        weight, name = self.base_layer.weight, self._active_adapter[0]
+        down, up = self.lora_A[name].weight, self.lora_B[name].weight
+        found = torch.addmm(weight.to(up.dtype), up, down, alpha=self.scaling[name])
+        return found.to(products.compute_type(weight))
+
+    def forward(self, x: Tensor) -> Tensor:
         """Return W x + b + scaling * B A x.
 
         Args:
@@ -40,11 +47,13 @@ class _Forward:
         Returns:
             (..., out).
         """
-        layer, base = self._layer, self._layer.base_layer
-        if layer._disable_adapters:
+        base: Any = self.base_layer
+        if self.packed is not None:
+            return products.packed_product(x, self.packed, base.bias)
+        if self._disable_adapters:
             return base(x)  # type: ignore[no-any-return]
-        name = layer._active_adapter[0]
-        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+        name = self._active_adapter[0]
+        down, up = self.lora_A[name].weight, self.lora_B[name].weight
         dtype = products.compute_type(base.weight)
         bias = None if base.bias is None else base.bias.to(dtype)
         given = (
@@ -56,9 +65,9 @@ class _Forward:
         )
         result: Tensor
         if torch.is_grad_enabled():
-            result = _Lora.apply(*given, layer.scaling[name])  # type: ignore[no-untyped-call]
+            result = _Lora.apply(*given, self.scaling[name])  # type: ignore[no-untyped-call]
         else:
-            result = _adapted(*given, layer.scaling[name])[0]
+            result = _adapted(*given, self.scaling[name])[0]
         return result.view(*x.shape[:-1], -1)
 
 

@@ -17,6 +17,8 @@ LEAST = 2**23
 """Multiplications of a product below which oneDNN saves nothing."""
 LEAST_WIDTH = 512
 """Likewise, the length of the sums."""
+LEAST_PACKED = 2**16
+"""Numbers of a weight below which packing saves nothing."""
 
 
 def quicken_linear(model: nn.Module) -> None:
@@ -29,8 +31,13 @@ def quicken_linear(model: nn.Module) -> None:
 class Linear(nn.Linear):
     """`torch.nn.Linear`, its products by `linear`."""
 
+    packed: Tensor | None = None
+    """The weights for products without gradients, where they are packed (`align.packing`)."""
+
     def forward(self, input: Tensor) -> Tensor:
         """Return x W^T + b: (..., out) from (..., in)."""
+        if self.packed is not None:
+            return packed_product(input, self.packed, self.bias)
         return linear(input, self.weight, self.bias)
 
 
@@ -54,6 +61,27 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return functional.linear(x, weight, bias)
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
+
+
+def pack(weight: Tensor) -> Tensor:
+    """A weight (out, in) laid out for `packed_product`: on CPUs in oneDNN's blocks.
+
+    Otherwise oneDNN lays it out anew in every product, which costs more than a product of few rows.
+    """
+    return torch.ops.mkldnn._reorder_linear_weight(weight) if _packs(weight) else weight
+
+
+def packed_product(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + b, (..., out), with a packed weight, in its type; without gradients."""
+    rows = x.to(packed.dtype).flatten(0, -2)
+    bias = None if bias is None else bias.to(packed.dtype)
+    found: Tensor
+    if packed.is_mkldnn:
+        found = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
+    else:
+        with torch.autocast(x.device.type, enabled=False):
+            found = functional.linear(rows, packed, bias)
+    return found.view(*x.shape[:-1], -1)
 
 
 def compute_type(weight: Tensor) -> torch.dtype:
@@ -84,10 +112,25 @@ class _Linear(torch.autograd.Function):
         )
 
 
+def _packs(weight: Tensor) -> bool:
+    """Whether oneDNN has blocks for this weight, and it is large enough to gain."""
+    return (
+        weight.device.type == "cpu"
+        and weight.numel() >= LEAST_PACKED
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and (
+            weight.dtype == torch.float32
+            or (weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        )
+    )
+
+
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is there and this is a product for it."""
     return (
-        x.shape[-1] >= LEAST_WIDTH
+        not torch.compiler.is_compiling()  # it rewrites this operation, and fails
+        and x.shape[-1] >= LEAST_WIDTH
         and x.numel() * len(weight) >= LEAST
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32

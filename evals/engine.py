@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from align.generation import Response, Sampling, generate
+from align.packing import packed
 from align.progress import NullProgress, Progress
 from evals.passes import Passes
 from evals.requests import Request, batches, merge_prefixes, prefix_id, windows
@@ -150,7 +151,8 @@ class Engine:
         def plan(waiting: list[int], budget: int) -> list[list[int]]:
             return batches([len(prompts[index]) + max_new_tokens for index in waiting], budget)
 
-        return self._in_batches(list(range(len(prompts))), plan, run)
+        with packed(self.model):
+            return self._in_batches(list(range(len(prompts))), plan, run)
 
     def sample(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, seed: int
@@ -164,7 +166,7 @@ class Engine:
         sampling = self._sampling(max_new_tokens, temperature)
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
         responses: dict[int, Response] = {}
-        with self.progress.task(self.label, len(prompts)) as task:
+        with packed(self.model), self.progress.task(self.label, len(prompts)) as task:
             for start in range(0, len(order), _SAMPLED_TOGETHER):
                 block = order[start : start + _SAMPLED_TOGETHER]
                 generator = torch.Generator().manual_seed(_seed(seed, start))

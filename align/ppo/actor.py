@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from align.data.encoding import decode_response
 from align.errors import UserError
 from align.generation import Response, Sampling, generate
+from align.packing import packed
 from align.ppo.config import PPOConfig
 from align.ppo.passes import Passes
 from align.ppo.prompts import PromptBatch
@@ -80,7 +81,7 @@ class Actor:
                 anyone=self.anyone,
             )
 
-        with shared.active("policy"), self.passes.autocast():
+        with shared.active("policy"), self.passes.autocast(), packed(shared.causal):
             for first in range(0, len(batch), self.at_once):
                 rows = order[first : first + self.at_once]
                 found = shared(lambda rows=rows: sample(rows))
