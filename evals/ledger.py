@@ -6,13 +6,14 @@ Stages are compared with the one before, and the last with the first; always ite
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from evals.score import compare, estimate, pair_results
+from evals.baselines import BASELINES
+from evals.score import compare, estimate, pair_results, select
 from evals.stats import Resampling
-from evals.task import BiasTask, Task, TaskResult
+from evals.task import BiasTask, Metric, Task, TaskResult
 from evals.tasks.classification import ClassificationTask
 
 Table = list[dict[str, Any]]
@@ -29,6 +30,8 @@ class Results:
     """Task -> signature without the model."""
     scored: Mapping[tuple[str, str], TaskResult]
     """(stage, task) -> result; all of them."""
+    contaminated: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Task -> its items that share a passage with the training text, where that was checked."""
 
 
 def build_ledger(results: Results, resampling: Resampling) -> dict[str, Any]:
@@ -37,6 +40,7 @@ def build_ledger(results: Results, resampling: Resampling) -> dict[str, Any]:
         "stages": list(results.stages),
         "tasks": task_table(results),
         "estimates": estimate_table(results, resampling),
+        "baselines": baseline_table(results, resampling),
         "comparisons": comparison_table(results, resampling),
         "groups": group_tables(results, resampling),
         "group_differences": difference_tables(results, resampling.confidence),
@@ -79,8 +83,37 @@ def estimate_table(results: Results, resampling: Resampling) -> Table:
         {"stage": stage, "task": name, "metric": metric.name}
         | asdict(estimate(metric, result, resampling))
         | {"better": metric.better}
+        | clean_fields(metric, result, results.contaminated.get(name), resampling)
         for stage, name, task, result in _each(results)
         for metric in task.metrics
+    ]
+
+
+def clean_fields(
+    metric: Metric, result: TaskResult, found: frozenset[str] | None, resampling: Resampling
+) -> dict[str, Any]:
+    """Share of the scored items that are contaminated, and the metric on the others.
+
+    `clean` is None where no item is contaminated, or all are.
+    """
+    if found is None:
+        return {}
+    ids = [item for item in result.ids if item not in found]
+    share, clean = 1 - len(ids) / len(result.ids), None
+    if 0 < share < 1:
+        clean = asdict(estimate(metric, select(result, ids), resampling))
+    return {"contaminated": share, "clean": clean}
+
+
+def baseline_table(results: Results, resampling: Resampling) -> Table:
+    """What guessing and a constant answer reach on the items that a stage was scored on."""
+    return [
+        {"stage": stage, "task": name, "metric": metric.name}
+        | asdict(estimate(metric, result, resampling))
+        | {"definition": metric.definition}
+        for stage, name, _, result in _each(results)
+        for metric in BASELINES
+        if metric.stat in result.stats
     ]
 
 

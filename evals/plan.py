@@ -34,6 +34,8 @@ CODE = (
     "align.models",
     "align.adapters",
     "evals.answers",
+    "evals.baselines",
+    "evals.calibration",
     "evals.definitions",
     "evals.documents",
     "evals.engine",

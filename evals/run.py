@@ -8,7 +8,7 @@ model. The ledger is written last.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,12 +78,14 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
         entries[PROMPTS] = prompts
     run = _Run(config, job, entries)
     resampling = Resampling(section.resamples, section.confidence, config.seed)
-    results = _evaluate(run)
+    results, overlap = _evaluate(run), _overlap(run)
+    found = {row["task"]: frozenset(row.pop("items")) for row in overlap}
+    results = replace(results, contaminated=found)
     audited = audit_reward(config, job, entries, rewards, resampling) if rewards else None
     ledger = build_ledger(results, resampling) | {
         "models": _models(run, results.stages),
         "reward_model": audited,
-        "overlap": _overlap(run),
+        "overlap": overlap,
     }
     _write_results(run, results, ledger)
     write_json_atomic(job.folder / "ledger.json", ledger)
@@ -202,7 +204,14 @@ def _write_results(run: _Run, results: Results, ledger: Mapping[str, Any]) -> No
         own = {"stage": stage, "task": name}
         tables = {
             table: [row for row in ledger[table] if row["stage"] == stage and row["task"] == name]
-            for table in ("estimates", "groups", "group_differences", "bias", "missing")
+            for table in (
+                "estimates",
+                "baselines",
+                "groups",
+                "group_differences",
+                "bias",
+                "missing",
+            )
         }
         task = next(row for row in ledger["tasks"] if row["name"] == name)
         result = results.scored[stage, name]

@@ -75,6 +75,35 @@ def test_what_was_not_measured_is_said():
     assert by_head(capability_table(ledger))["acc"][-1].text == "not compared"
 
 
+def test_baselines_stand_below_the_first_metric():
+    levels = [estimate(s, 0.7, 0.6, 0.8, m) for m in ("acc", "f1") for s in ("sft", "ppo")]
+    guess = estimate("sft", 0.25, 0.25, 0.25, "uniform_guess")
+    majority = [
+        estimate(s, v, 0.3, 0.5, "majority_answer") for s, v in (("sft", 0.4), ("ppo", 0.41))
+    ]
+    baselines = [guess, majority[0], guess | {"stage": "ppo"}, majority[1]]
+    other = guess | {"task": "another"}
+    table = capability_table(two_stages(estimates=levels, baselines=[*baselines, other]))
+    heads = [row.cells[0].text for row in table.rows]
+    assert heads == ["Quiz", "acc", "uniform guess", "majority answer", "f1"]
+    assert [row.style for row in table.rows] == ["heading", "", "control", "control", ""]
+    cells = by_head(table)["majority answer"]
+    assert [cell.text for cell in cells[2:]] == ["40.0%", "41.0%"]
+    assert cells[2].notes == ("[30.0, 50.0]",)
+
+
+def test_contamination_stands_beside_the_number():
+    clean = {"value": 0.75, "low": 0.7, "high": 0.79, "n": 360, "method": "Wilson"}
+    seen = estimate("sft", 0.795, 0.75, 0.83) | {"contaminated": 0.1, "clean": clean}
+    table = capability_table({"stages": ["sft"], "estimates": [seen]})
+    _, n, sft = by_head(table)["acc"]
+    assert (n.text, n.notes) == ("400", ("10% contaminated",))
+    assert sft.notes == ("[75.0, 83.0]", "clean 75.0% [70.0, 79.0] (n 360)")
+    none = estimate("sft", 0.795, 0.75, 0.83) | {"contaminated": 0.0, "clean": None}
+    _, n, sft = by_head(capability_table({"stages": ["sft"], "estimates": [none]}))["acc"]
+    assert (n.notes, sft.notes) == (("0% contaminated",), ("[75.0, 83.0]",))
+
+
 def test_pairs_follow_the_stages():
     rows = [
         {"before": "base", "after": "ppo"},
