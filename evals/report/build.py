@@ -177,7 +177,7 @@ def _rule_table(verdict: Verdict) -> Table:
     header = ("Requirement", "Outcome", "Reason")
     notes = (
         "A limit is held against the end of the interval that speaks against the model. p: "
-        "one-sided, of the requirement being broken (normal approximation from the interval).",
+        "one-sided, of the requirement being broken, by the test behind the interval.",
     )
     empty = "No requirement was declared: the verdict is insufficient evidence by definition."
     return Table("Requirements", header, tuple(rows), empty, notes if rows else ())
