@@ -93,7 +93,7 @@ class MultipleChoiceTask(Asked):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The definition's numbers."""
-        return tuple(_metric(entry.metric) for entry in self.asking.definition.metric_list)
+        return tuple(choice_metric(entry.metric) for entry in self.asking.definition.metric_list)
 
     def evaluate(self, engine: Engine, rows: Sequence[Row]) -> TaskResult:
         """Score every choice of every row.
@@ -148,23 +148,27 @@ class MultipleChoiceTask(Asked):
                 )
 
     def _stats(self, kept: Sequence[tuple[Array, Document]]) -> dict[str, Array]:
-        """Rows of every number."""
-        stats: dict[str, Array] = {}
-        for name in (entry.metric for entry in self.asking.definition.metric_list):
-            if name in ("f1", "macro_f1"):
-                truth = [document.gold[0] for _, document in kept]
-                answers = [int(scores.argmax()) for scores, _ in kept]
-                stats["confusion"] = confusion_rows(truth, answers, len(kept[0][0]))
-            elif name == ECE.name:
-                stats[name] = ece_rows([s for s, _ in kept], [d.gold for _, d in kept])
-            else:
-                score = HITS[name][0] if name in HITS else MEANS[name][0]
-                stats[name] = value_rows([score(*item) for item in kept])
+        """Rows of every number, and of the baselines."""
+        names = [entry.metric for entry in self.asking.definition.metric_list]
         documents = [document for _, document in kept]
-        return stats | baseline_rows([d.choices for d in documents], [d.gold for d in documents])
+        return {choice_metric(name).stat: choice_rows(name, kept) for name in names} | (
+            baseline_rows([d.choices for d in documents], [d.gold for d in documents])
+        )
 
 
-def _metric(name: str) -> Metric:
+def choice_rows(name: str, kept: Sequence[tuple[Array, Document]]) -> Array:
+    """Rows of one number from log-likelihoods (C,) of the choices and their items."""
+    if name in ("f1", "macro_f1"):
+        truth = [document.gold[0] for _, document in kept]
+        answers = [int(scores.argmax()) for scores, _ in kept]
+        return confusion_rows(truth, answers, len(kept[0][0]))
+    if name == ECE.name:
+        return ece_rows([scores for scores, _ in kept], [document.gold for _, document in kept])
+    score = HITS[name][0] if name in HITS else MEANS[name][0]
+    return value_rows([score(*item) for item in kept])
+
+
+def choice_metric(name: str) -> Metric:
     """A number by its name in the definition."""
     if name in HITS:
         return Metric(name, name, ratio, "higher", HITS[name][1], "proportion")
