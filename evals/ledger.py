@@ -6,11 +6,12 @@ Stages are compared with the one before, and the last with the first; always ite
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 from evals.baselines import BASELINES
+from evals.robustness import robustness_row
 from evals.score import compare, estimate, pair_results, select
 from evals.stats import Resampling
 from evals.task import BiasTask, Metric, Task, TaskResult
@@ -30,24 +31,33 @@ class Results:
     """Task -> signature without the model."""
     scored: Mapping[tuple[str, str], TaskResult]
     """(stage, task) -> result; all of them."""
+    originals: Mapping[str, str] = field(default_factory=dict)
+    """Perturbed version -> the task it is one of."""
     contaminated: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Task -> its items that share a passage with the training text, where that was checked."""
 
 
 def build_ledger(results: Results, resampling: Resampling) -> dict[str, Any]:
-    """The ledger's tables that need nothing but the results."""
+    """The ledger's tables that need nothing but the results.
+
+    Perturbed versions are in `robustness` and `missing` alone.
+    """
+    every = results
+    own = {name: task for name, task in every.tasks.items() if name not in every.originals}
+    results = replace(every, tasks=own)
     return {
         "stages": list(results.stages),
         "tasks": task_table(results),
         "estimates": estimate_table(results, resampling),
         "baselines": baseline_table(results, resampling),
+        "robustness": robustness_table(every, resampling),
         "comparisons": comparison_table(results, resampling),
         "groups": group_tables(results, resampling),
         "group_differences": difference_tables(results, resampling.confidence),
         "bias": bias_table(results, resampling.confidence),
         "bias_comparisons": bias_comparison_table(results, resampling.confidence),
         "samples": sample_table(results),
-        "missing": missing_table(results),
+        "missing": missing_table(every),
     }
 
 
@@ -114,6 +124,18 @@ def baseline_table(results: Results, resampling: Resampling) -> Table:
         for stage, name, _, result in _each(results)
         for metric in BASELINES
         if metric.stat in result.stats
+    ]
+
+
+def robustness_table(results: Results, resampling: Resampling) -> Table:
+    """Every metric of the perturbed versions, with its paired change from the task's own."""
+    return [
+        {"stage": stage, "task": results.originals[name], "metric": metric.name}
+        | robustness_row(metric, results.scored[stage, results.originals[name]], result, resampling)
+        | {"perturbation": name.removeprefix(f"{results.originals[name]}+")}
+        for stage, name, task, result in _each(results)
+        if name in results.originals
+        for metric in task.metrics
     ]
 
 

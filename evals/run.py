@@ -89,7 +89,8 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
     }
     _write_results(run, results, ledger)
     write_json_atomic(job.folder / "ledger.json", ledger)
-    records = [{"task": name, **entry.record} for name, entry in entries.items()]
+    own = {name: entry.record for name, entry in entries.items() if entry.original is None}
+    records = [{"task": name, **record} for name, record in own.items()]
     return StageResult(metrics=_metrics(ledger), data=records)
 
 
@@ -108,6 +109,7 @@ def _evaluate(run: _Run) -> Results:
         tasks={name: entry.task for name, entry in run.entries.items()},
         signatures={name: entry.signature(seed) for name, entry in run.entries.items()},
         scored=scored,
+        originals={name: e.original for name, e in run.entries.items() if e.original},
     )
 
 
@@ -177,10 +179,11 @@ def _check_changed(stage: str, probe: list[float], earlier: dict[str, list[float
 def _overlap(run: _Run) -> list[dict[str, Any]]:
     """Items that share a passage with the training text; from disk where it is up to date."""
     path = run.job.folder / "overlap.json"
-    key = overlap_key(run.config, run.job, run.entries)
+    own = {name: entry for name, entry in run.entries.items() if entry.original is None}
+    key = overlap_key(run.config, run.job, own)
     stored: list[dict[str, Any]] | None = cached_json(path, key)
     if stored is None:
-        stored = overlap_table(run.config, run.job, run.entries)
+        stored = overlap_table(run.config, run.job, own)
         write_json_atomic(path, {"key": key, "value": stored})
     return stored
 
@@ -201,12 +204,15 @@ def _models(run: _Run, stages: tuple[str, ...]) -> dict[str, dict[str, str]]:
 def _write_results(run: _Run, results: Results, ledger: Mapping[str, Any]) -> None:
     """Write `result.json` of each stage and task: its part of the ledger, with its signature."""
     for stage, name in results.scored:
+        if name in results.originals:
+            continue
         own = {"stage": stage, "task": name}
         tables = {
             table: [row for row in ledger[table] if row["stage"] == stage and row["task"] == name]
             for table in (
                 "estimates",
                 "baselines",
+                "robustness",
                 "groups",
                 "group_differences",
                 "bias",

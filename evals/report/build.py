@@ -32,6 +32,7 @@ from evals.report.numbers import p_value
 from evals.report.provenance import dates, identity_blocks, missing_table
 from evals.report.render import Page, render_html, render_markdown
 from evals.report.reward import reward_blocks
+from evals.report.robustness import robustness_table
 from evals.report.samples import sample_blocks
 from evals.report.summary import findings
 from evals.report.tables import bias_table, capability_table
@@ -107,6 +108,7 @@ def _sections(run: Run, verdict: Verdict, report: ReportConfig) -> tuple[Section
         Section(
             "capability", "Capability", [capability_table(ledger), texts.definition_table(run)]
         ),
+        Section("robustness", "Robustness", [robustness_table(ledger)]),
         Section("bias", "Bias", _bias_blocks(ledger)),
         Section("groups", "Rates by group", _group_blocks(ledger)),
         Section(

@@ -242,6 +242,47 @@ def test_baselines_stand_beside_the_accuracy(job: StageJob) -> None:
     assert [row["metric"] for row in stored["baselines"]] == ["uniform_guess", "majority_answer"]
 
 
+def test_perturbed_versions_are_compared_and_stand_apart(job: StageJob) -> None:
+    config = config_of()
+    tasks = config.evals.tasks  # type: ignore[union-attr]
+    asked = tasks["reviews"].model_copy(update={"perturb": ("case", "names")})
+    evals = config.evals.model_copy(  # type: ignore[union-attr]
+        update={"tasks": tasks | {"reviews": asked}}
+    )
+    run_evals(config, job, vowels)
+    plain, printed = ledger_of(job), said(job)
+    changed = config.model_copy(update={"evals": evals})
+    stage = run_evals(changed, job, vowels)
+    # What was scored before is not scored again, and every other table is as it was.
+    again = said(job)[len(printed) :]
+    assert "base/reviews+case " in again
+    assert "base/reviews " not in again
+    ledger = ledger_of(job)
+    table = ledger.pop("robustness")
+    assert {key: plain[key] for key in ledger} == ledger
+    assert plain["robustness"] == []
+    assert [record["task"] for record in stage.data] == [*tasks, "prompts"]
+    metrics = [row["metric"] for row in find_all(ledger["estimates"], "reviews", "sft")]
+    assert len(table) == 3 * 2 * len(metrics)
+    row = find(table, stage="sft", task="reviews", perturbation="case", metric="accuracy")
+    before, after = (
+        [s["correct"] for s in samples_of(job, "sft", name)] for name in ("reviews", "reviews+case")
+    )
+    assert row["value"] == pytest.approx(np.mean(after))
+    assert row["change"]["difference"] == pytest.approx(np.mean(after) - np.mean(before))
+    assert row["changed"] == 1
+    assert samples_of(job, "sft", "reviews+case")[0]["prompt"].startswith("THE SOUP IS GOOD")
+    # No review names a person.
+    names = find(table, stage="sft", task="reviews", perturbation="names", metric="ece")
+    assert (names["changed"], names["change"]["difference"]) == (0, 0)
+    stored = json.loads((job.folder / "sft" / "reviews" / "result.json").read_text("utf-8"))
+    assert len(stored["robustness"]) == 2 * len(metrics)
+
+
+def find_all(rows: list[dict[str, Any]], task: str, stage: str) -> list[dict[str, Any]]:
+    return [row for row in rows if (row["task"], row["stage"]) == (task, stage)]
+
+
 def test_reward_model_is_audited_on_held_out_pairs(job: StageJob) -> None:
     run_evals(config_of(), job, vowels)
     audit = ledger_of(job)["reward_model"]
