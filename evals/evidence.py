@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeGuard
 
 from align.config import GateRule
@@ -27,6 +28,8 @@ class Evidence(NamedTuple):
     high: float
     n: int | None
     better: str = "none"
+    row: Mapping[str, Any] = MappingProxyType({})
+    """What is stored of it."""
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -126,7 +129,8 @@ def _usable(rows: Iterable[Mapping[str, Any]]) -> list[Evidence]:
         value, low, high = (float(number) for number in numbers if number is not None)
         n = row.get("n")
         better = str(row.get("better", "none"))
-        found.append(Evidence(label, value, low, high, None if n is None else int(n), better))
+        n = None if n is None else int(n)
+        found.append(Evidence(label, value, low, high, n, better, row))
     return found
 
 

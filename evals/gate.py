@@ -3,12 +3,12 @@
 Nothing is computed again and nothing is forgiven: a metric that was not measured fails, and too
 few items is *insufficient evidence* rather than a pass. Limits are held against the end of the
 interval that speaks against the model, so a requirement passes only when it is shown to hold; with
-two-sided intervals of coverage c each such test is one-sided at (1 - c) / 2. Non-inferiority
-(`not_worse_than`) tests the paired difference against the margin in the same way; it is never
-inferred from a large p-value. The verdict is the conjunction of the rules, so a wrong pass needs
-every broken rule to pass at once and needs no correction (intersection-union, Berger 1982,
-doi:10.1080/00401706.1982.10487790); for reading rules one by one, Holm-adjusted p-values stand
-beside them.
+two-sided intervals of coverage c each such test is one-sided at (1 - c) / 2, and its p-value
+(`evals.limits`) agrees with the interval. Non-inferiority (`not_worse_than`) tests the paired
+difference against the margin in the same way; it is never inferred from a large p-value. The
+verdict is the conjunction of the rules, so a wrong pass needs every broken rule to pass at once and
+needs no correction (intersection-union, Berger 1982, doi:10.1080/00401706.1982.10487790); for
+reading rules one by one, Holm-adjusted p-values stand beside them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
 from align.config import GateRule
 from evals.evidence import Evidence, Rows, differences, levels, not_measured
+from evals.limits import p_not_above, p_not_below
 from evals.multiplicity import holm
 
 Outcome = Literal["pass", "fail", "insufficient evidence"]
@@ -42,7 +42,7 @@ class RuleResult:
     n: int | None = None
     """Items behind it."""
     p: float | None = None
-    """One-sided p of "the requirement is broken", from the interval by the normal approximation."""
+    """One-sided p of "the requirement is broken", by the stored test (`evals.limits`)."""
     p_holm: float | None = None
     """The same, adjusted over all rules of the gate (Holm 1979)."""
 
@@ -69,6 +69,8 @@ class _Check(NamedTuple):
     evidence: Evidence
     distance: float
     """How far the estimate lies inside its limit, in the metric's unit."""
+    p: float
+    """One-sided, of the limit's null; NaN without an interval."""
 
 
 def judge(
@@ -120,25 +122,23 @@ def _judge_rule(
         found = levels(rule, ledger, ppo_metrics)
         if not found:
             return RuleResult(requirement, "fail", not_measured(rule, ledger, ppo_metrics))
-        checks += [check for evidence in found for check in _limits(rule, evidence)]
+        checks += [check for evidence in found for check in _limits(rule, evidence, confidence)]
     if rule.not_worse_than is not None:
         found = differences(rule, ledger)
         if not found:
             pair = f"{rule.not_worse_than} and {rule.stage}"
             return RuleResult(requirement, "fail", f"no paired comparison of {pair} is stored")
-        checks += [_non_inferior(rule, evidence) for evidence in found]
+        checks += [_non_inferior(rule, evidence, confidence) for evidence in found]
     if not checks:
         return RuleResult(requirement, "fail", "the rule states no limit")
-    return _decide(requirement, rule.minimum_n, checks, confidence)
+    return _decide(requirement, rule.minimum_n, checks)
 
 
-def _decide(
-    requirement: str, minimum_n: int, checks: Sequence[_Check], confidence: float
-) -> RuleResult:
+def _decide(requirement: str, minimum_n: int, checks: Sequence[_Check]) -> RuleResult:
     """The result of a rule from all its comparisons; the worst one is reported."""
     known = [check.evidence.n for check in checks if check.evidence.n is not None]
     n = min(known) if len(known) == len(checks) else None
-    p_values = [_p_broken(check, confidence) for check in checks]
+    p_values = [check.p for check in checks]
     worst = min(checks, key=lambda check: (check.holds, check.distance))
     outcome: Outcome = "pass" if all(check.holds for check in checks) else "fail"
     reason = worst.text
@@ -147,22 +147,24 @@ def _decide(
         have = "the number of items is not stored" if n is None else f"only {n} items"
         reason = f"{have}, {minimum_n} required ({worst.text})"
     p = max(p_values) if all(math.isfinite(p) for p in p_values) else None
-    _, value, low, high, _, _ = worst.evidence
+    _, value, low, high, *_ = worst.evidence
     return RuleResult(requirement, outcome, reason, value, low, high, n, p)
 
 
-def _limits(rule: GateRule, evidence: Evidence) -> list[_Check]:
+def _limits(rule: GateRule, evidence: Evidence, confidence: float) -> list[_Check]:
     """Hold the interval against the absolute limits."""
     shown = f"{evidence.label} {_with_interval(evidence)}"
     checks = []
     if rule.at_least is not None:
         holds, inside = evidence.low >= rule.at_least, evidence.value - rule.at_least
         text = f"{shown}, {_state(holds, inside, 'at least', 'below')} {rule.at_least:g}"
-        checks.append(_Check(holds, text, evidence, inside))
+        p = p_not_above(evidence, rule.at_least, confidence)
+        checks.append(_Check(holds, text, evidence, inside, p))
     if rule.at_most is not None:
         holds, inside = evidence.high <= rule.at_most, rule.at_most - evidence.value
         text = f"{shown}, {_state(holds, inside, 'at most', 'above')} {rule.at_most:g}"
-        checks.append(_Check(holds, text, evidence, inside))
+        p = p_not_below(evidence, rule.at_most, confidence)
+        checks.append(_Check(holds, text, evidence, inside, p))
     return checks
 
 
@@ -173,26 +175,22 @@ def _state(holds: bool, distance: float, inside: str, outside: str) -> str:
     return f"not shown to be {inside}" if distance >= 0 else outside
 
 
-def _non_inferior(rule: GateRule, evidence: Evidence) -> _Check:
+def _non_inferior(rule: GateRule, evidence: Evidence, confidence: float) -> _Check:
     """One-sided test of the paired difference against the margin.
 
     Where neither direction is better (a bias), both sides are tested: equivalence.
     """
-    label, value, low, high, _, better = evidence
+    label, value, low, high, _, better, _ = evidence
     losses = {"higher": (-low, -value), "lower": (high, value)}
     end, point = losses.get(better, (max(-low, high), abs(value)))
     holds = end <= rule.margin
     state = _state(holds, rule.margin - point, "within", "beyond")
     shown = f"{label}: difference to {rule.not_worse_than} {_with_interval(evidence)}"
     text = f"{shown}, {state} the margin {rule.margin:g}"
-    return _Check(holds, text, evidence, rule.margin - point)
-
-
-def _p_broken(check: _Check, confidence: float) -> float:
-    """One-sided normal p of the limit's null; NaN without an interval."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    spread = (check.evidence.high - check.evidence.low) / (2 * z)
-    return NormalDist().cdf(-check.distance / spread) if spread > 0 else math.nan
+    worse = p_not_above(evidence, -rule.margin, confidence)
+    more = p_not_below(evidence, rule.margin, confidence)
+    p = {"higher": worse, "lower": more}.get(better, max(worse, more))
+    return _Check(holds, text, evidence, rule.margin - point, p)
 
 
 def _with_holm(results: Sequence[RuleResult]) -> list[RuleResult]:
@@ -204,6 +202,6 @@ def _with_holm(results: Sequence[RuleResult]) -> list[RuleResult]:
 
 def _with_interval(evidence: Evidence) -> str:
     """The number with its interval and n, as far as it has them."""
-    _, value, low, high, n, _ = evidence
+    _, value, low, high, n, *_ = evidence
     interval = f" [{low:.4g}, {high:.4g}]" if low != high else ""
     return f"{value:.4g}{interval}" + (f" (n {n})" if n is not None else "")

@@ -6,13 +6,15 @@ Stages are compared with the one before, and the last with the first; always ite
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from evals.score import compare, estimate, pair_results
+from evals.baselines import BASELINES
+from evals.robustness import robustness_row
+from evals.score import compare, estimate, pair_results, select
 from evals.stats import Resampling
-from evals.task import BiasTask, Task, TaskResult
+from evals.task import BiasTask, Metric, Task, TaskResult
 from evals.tasks.classification import ClassificationTask
 
 Table = list[dict[str, Any]]
@@ -29,21 +31,33 @@ class Results:
     """Task -> signature without the model."""
     scored: Mapping[tuple[str, str], TaskResult]
     """(stage, task) -> result; all of them."""
+    originals: Mapping[str, str] = field(default_factory=dict)
+    """Perturbed version -> the task it is one of."""
+    contaminated: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Task -> its items that share a passage with the training text, where that was checked."""
 
 
 def build_ledger(results: Results, resampling: Resampling) -> dict[str, Any]:
-    """The ledger's tables that need nothing but the results."""
+    """The ledger's tables that need nothing but the results.
+
+    Perturbed versions are in `robustness` and `missing` alone.
+    """
+    every = results
+    own = {name: task for name, task in every.tasks.items() if name not in every.originals}
+    results = replace(every, tasks=own)
     return {
         "stages": list(results.stages),
         "tasks": task_table(results),
         "estimates": estimate_table(results, resampling),
+        "baselines": baseline_table(results, resampling),
+        "robustness": robustness_table(every, resampling),
         "comparisons": comparison_table(results, resampling),
         "groups": group_tables(results, resampling),
         "group_differences": difference_tables(results, resampling.confidence),
         "bias": bias_table(results, resampling.confidence),
         "bias_comparisons": bias_comparison_table(results, resampling.confidence),
         "samples": sample_table(results),
-        "missing": missing_table(results),
+        "missing": missing_table(every),
     }
 
 
@@ -79,7 +93,48 @@ def estimate_table(results: Results, resampling: Resampling) -> Table:
         {"stage": stage, "task": name, "metric": metric.name}
         | asdict(estimate(metric, result, resampling))
         | {"better": metric.better}
+        | clean_fields(metric, result, results.contaminated.get(name), resampling)
         for stage, name, task, result in _each(results)
+        for metric in task.metrics
+    ]
+
+
+def clean_fields(
+    metric: Metric, result: TaskResult, found: frozenset[str] | None, resampling: Resampling
+) -> dict[str, Any]:
+    """Share of the scored items that are contaminated, and the metric on the others.
+
+    `clean` is None where no item is contaminated, or all are.
+    """
+    if found is None:
+        return {}
+    ids = [item for item in result.ids if item not in found]
+    share, clean = 1 - len(ids) / len(result.ids), None
+    if 0 < share < 1:
+        clean = asdict(estimate(metric, select(result, ids), resampling))
+    return {"contaminated": share, "clean": clean}
+
+
+def baseline_table(results: Results, resampling: Resampling) -> Table:
+    """What guessing and a constant answer reach on the items that a stage was scored on."""
+    return [
+        {"stage": stage, "task": name, "metric": metric.name}
+        | asdict(estimate(metric, result, resampling))
+        | {"definition": metric.definition}
+        for stage, name, _, result in _each(results)
+        for metric in BASELINES
+        if metric.stat in result.stats
+    ]
+
+
+def robustness_table(results: Results, resampling: Resampling) -> Table:
+    """Every metric of the perturbed versions, with its paired change from the task's own."""
+    return [
+        {"stage": stage, "task": results.originals[name], "metric": metric.name}
+        | robustness_row(metric, results.scored[stage, results.originals[name]], result, resampling)
+        | {"perturbation": name.removeprefix(f"{results.originals[name]}+")}
+        for stage, name, task, result in _each(results)
+        if name in results.originals
         for metric in task.metrics
     ]
 

@@ -11,6 +11,7 @@ from align.config import RunConfig
 from align.data.sources import load_rows
 from align.data.splits import find_overlap, split_holdout
 from evals.plan import Entry
+from evals.task import item_ids
 
 KINDS: Mapping[str, Any] = {
     "pretrain": "text",
@@ -25,21 +26,25 @@ SHOWN, EXAMPLES = 160, 5
 def overlap_table(
     config: RunConfig, job: StageJob, entries: Mapping[str, Entry]
 ) -> list[dict[str, Any]]:
-    """Rows {task, rows, share, examples}: items that share 8 words in a row with training text."""
+    """Rows {task, rows, share, examples, items}: what shares 8 words in a row with training text.
+
+    `items` are the hashes of those items (`evals.task.item_ids`).
+    """
     texts = {name: entry.task.texts(entry.rows) for name, entry in entries.items()}
     flat = [(name, text) for name, found in texts.items() for text in found]
     # One pass over the training text serves all tasks.
     overlap = find_overlap(training_texts(config, job), [text for _, text in flat])
-    shared: dict[str, list[str]] = {name: [] for name in texts}
+    ids = [item for name in texts for item in item_ids(entries[name].rows)]
+    shared: dict[str, list[int]] = {name: [] for name in texts}
     for index in overlap.indices:
-        name, text = flat[index]
-        shared[name].append(text)
+        shared[flat[index][0]].append(index)
     return [
         {
             "task": name,
             "rows": len(found),
             "share": len(found) / len(texts[name]),
-            "examples": [text[:SHOWN] for text in found[:EXAMPLES]],
+            "examples": [flat[index][1][:SHOWN] for index in found[:EXAMPLES]],
+            "items": [ids[index] for index in found],
         }
         for name, found in shared.items()
     ]

@@ -20,6 +20,7 @@ from align.data.splits import split_holdout
 from align.references import ModelReference, resolve_reference
 from evals.prompts import NAME as PROMPTS
 from evals.prompts import Answering, PromptsTask, ScoreFunction
+from evals.robustness import perturbed_task
 from evals.task import Row, Task, item_ids
 from evals.tasks import build_task
 from evals.tasks.defined import DEFINED, defined_settings, with_examples
@@ -34,11 +35,15 @@ CODE = (
     "align.models",
     "align.adapters",
     "evals.answers",
+    "evals.baselines",
+    "evals.calibration",
     "evals.definitions",
     "evals.documents",
     "evals.engine",
     "evals.requests",
     "evals.metrics",
+    "evals.perturb",
+    "evals.perturb_words",
     "evals.schema",
     "evals.shots",
     "evals.task",
@@ -56,6 +61,9 @@ CODE = (
 )
 """Modules that decide a stored row."""
 STAGES = ("base", "sft", "ppo")
+UNSTORED = {"data", "fewshot_data", "positive", "perturb"}
+"""Fields that change no stored row: data are known by their items, `positive` chooses among sums,
+and perturbed versions are results of their own."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ class Entry:
     """Of the data source, for the manifest."""
     settings: Mapping[str, Any]
     """What the scores depend on beside model, items and code."""
+    original: str | None = None
+    """The task that this one is a perturbed version of."""
 
     @property
     def items(self) -> str:
@@ -85,6 +95,7 @@ class Entry:
             "split": self.record.get("split"),
             "shots": self.settings.get("num_fewshot") or 0,
             "version": self.settings.get("version"),
+            "perturbation": self.settings.get("perturbation"),
             "decoding": self.task.decoding,
             "seed": seed,
             **{m.name: m.signature for m in self.task.metrics if m.signature},
@@ -112,8 +123,7 @@ def configured_entries(config: RunConfig, job: StageJob) -> dict[str, Entry]:
         rows, record = load_rows(
             section.data, "text" if section.kind == "perplexity" else "table", job.data
         )
-        # `positive` chooses among sums of stored rows; it changes none.
-        settings = section.model_dump(mode="json", exclude={"data", "fewshot_data", "positive"})
+        settings = section.model_dump(mode="json", exclude=UNSTORED)
         task = tasks[name]
         if isinstance(task, DEFINED):
             drawn = (
@@ -122,6 +132,10 @@ def configured_entries(config: RunConfig, job: StageJob) -> dict[str, Entry]:
             task = with_examples(task, None if drawn is None else drawn.rows)
             settings |= defined_settings(task)
         entries[name] = Entry(task, rows, record, settings)
+        for kind in section.perturb:
+            version = perturbed_task(task, kind)
+            changed = settings | {"perturbation": kind}
+            entries[version.name] = Entry(version, rows, record, changed, name)
     return entries
 
 

@@ -8,7 +8,7 @@ model. The ledger is written last.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,16 +78,19 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
         entries[PROMPTS] = prompts
     run = _Run(config, job, entries)
     resampling = Resampling(section.resamples, section.confidence, config.seed)
-    results = _evaluate(run)
+    results, overlap = _evaluate(run), _overlap(run)
+    found = {row["task"]: frozenset(row.pop("items")) for row in overlap}
+    results = replace(results, contaminated=found)
     audited = audit_reward(config, job, entries, rewards, resampling) if rewards else None
     ledger = build_ledger(results, resampling) | {
         "models": _models(run, results.stages),
         "reward_model": audited,
-        "overlap": _overlap(run),
+        "overlap": overlap,
     }
     _write_results(run, results, ledger)
     write_json_atomic(job.folder / "ledger.json", ledger)
-    records = [{"task": name, **entry.record} for name, entry in entries.items()]
+    own = {name: entry.record for name, entry in entries.items() if entry.original is None}
+    records = [{"task": name, **record} for name, record in own.items()]
     return StageResult(metrics=_metrics(ledger), data=records)
 
 
@@ -106,6 +109,7 @@ def _evaluate(run: _Run) -> Results:
         tasks={name: entry.task for name, entry in run.entries.items()},
         signatures={name: entry.signature(seed) for name, entry in run.entries.items()},
         scored=scored,
+        originals={name: e.original for name, e in run.entries.items() if e.original},
     )
 
 
@@ -175,10 +179,11 @@ def _check_changed(stage: str, probe: list[float], earlier: dict[str, list[float
 def _overlap(run: _Run) -> list[dict[str, Any]]:
     """Items that share a passage with the training text; from disk where it is up to date."""
     path = run.job.folder / "overlap.json"
-    key = overlap_key(run.config, run.job, run.entries)
+    own = {name: entry for name, entry in run.entries.items() if entry.original is None}
+    key = overlap_key(run.config, run.job, own)
     stored: list[dict[str, Any]] | None = cached_json(path, key)
     if stored is None:
-        stored = overlap_table(run.config, run.job, run.entries)
+        stored = overlap_table(run.config, run.job, own)
         write_json_atomic(path, {"key": key, "value": stored})
     return stored
 
@@ -199,10 +204,20 @@ def _models(run: _Run, stages: tuple[str, ...]) -> dict[str, dict[str, str]]:
 def _write_results(run: _Run, results: Results, ledger: Mapping[str, Any]) -> None:
     """Write `result.json` of each stage and task: its part of the ledger, with its signature."""
     for stage, name in results.scored:
+        if name in results.originals:
+            continue
         own = {"stage": stage, "task": name}
         tables = {
             table: [row for row in ledger[table] if row["stage"] == stage and row["task"] == name]
-            for table in ("estimates", "groups", "group_differences", "bias", "missing")
+            for table in (
+                "estimates",
+                "baselines",
+                "robustness",
+                "groups",
+                "group_differences",
+                "bias",
+                "missing",
+            )
         }
         task = next(row for row in ledger["tasks"] if row["name"] == name)
         result = results.scored[stage, name]

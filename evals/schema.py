@@ -20,6 +20,7 @@ METRICS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
         "f1": ("f1", True),
         "macro_f1": ("f1", True),
         "brier_score": ("brier_score", False),
+        "ece": ("ece", False),
     },
     "loglikelihood": {"acc": ("mean", True), "perplexity": ("perplexity", False)},
     "loglikelihood_rolling": {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,11 @@ from align.data.encoding import encode_prompt
 from align.errors import UserError
 from align.files import json_hash
 from evals.documents import Document, render_document
+from evals.perturb import perturbed
 from evals.requests import Request, chat_request, text_request
 from evals.schema import Definition
 from evals.task import Row
-from evals.templates import is_template, render_text
+from evals.templates import is_template, render_text, template_columns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,6 +48,8 @@ class Asking:
     """Of the examples' draw and of sampled responses."""
     examples: tuple[Row, ...] | None = None
     """Rows that examples are drawn from; None: the task's own rows."""
+    perturbation: str | None = None
+    """How the questions, not the examples, are perturbed (`evals.perturb`)."""
 
     def documents(self, rows: Sequence[Row]) -> list[Document]:
         """Every row, rendered.
@@ -55,9 +58,18 @@ class Asking:
             UserError: See `render_document`.
         """
         return [
-            render_document(self.definition, row, f"task {self.task}, row {number}")
+            self._document(row, f"task {self.task}, row {number}")
             for number, row in enumerate(rows, start=1)
         ]
+
+    def _document(self, row: Row, where: str) -> Document:
+        """A row, rendered; where it is perturbed, choices and targets are the row's own."""
+        document = render_document(self.definition, row, where)
+        if self.perturbation is None:
+            return document
+        changed = {**row, **perturbed(row, question_columns(self.definition), self.perturbation)}
+        text = render_text(self.definition.doc_to_text, changed, f"{where}, doc_to_text")
+        return replace(document, text=text)
 
     def prompts(self, rows: Sequence[Row], documents: Sequence[Document]) -> list[Prompt]:
         """What the model is given, for each row.
@@ -173,6 +185,18 @@ class Pool:
             row = self.rows[place]
             self.rendered[place] = render_document(asking.definition, row, where)
         return self.rendered[place]
+
+
+def question_columns(definition: Definition) -> list[str]:
+    """Columns that the question reads, and neither the choices nor the target."""
+    answers = [definition.doc_to_choice, definition.doc_to_target]
+    read = {name for source in answers if isinstance(source, str) for name in _columns(source)}
+    return sorted(_columns(definition.doc_to_text) - read - {""})
+
+
+def _columns(source: str) -> set[str]:
+    """Columns of a template, or the one it names."""
+    return template_columns(source) if is_template(source) else {source}
 
 
 def render_text_or_plain(source: str, row: Row, where: str) -> str:

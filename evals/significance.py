@@ -51,6 +51,11 @@ class Difference:
     n: int
     mde: float
     """Smallest true difference found with 80 % power at this n and level."""
+    units: int
+    """Items or clusters that the interval is over."""
+    gained: int | None = None
+    lost: int | None = None
+    """Items that turned right and wrong, of 0/1 outcomes: what Tango's test needs."""
 
 
 class Pair(NamedTuple):
@@ -100,7 +105,8 @@ def compare_proportions(before: Array, after: Array, confidence: float = 0.95) -
     difference = float(after.mean() - before.mean())
     p = mcnemar(gained, lost)
     mde = detectable(bonett_price(gained, lost, len(before)).error, confidence)
-    return Difference(difference, low, high, p, "exact McNemar", len(before), mde)
+    n = len(before)
+    return Difference(difference, low, high, p, "exact McNemar", n, mde, n, gained, lost)
 
 
 def compare_means(
@@ -112,7 +118,8 @@ def compare_means(
     p = sign_flip(changes, clusters, resampling)
     mde = detectable(mean_error(changes, clusters).error, resampling.confidence)
     name = "sign-flip permutation" if clusters is None else "sign-flip permutation of clusters"
-    return Difference(estimate.value, estimate.low, estimate.high, p, name, len(changes), mde)
+    ends = estimate.low, estimate.high
+    return Difference(estimate.value, *ends, p, name, len(changes), mde, estimate.units)
 
 
 def compare_functions(pair: Pair, combine: Combine, resampling: Resampling) -> Difference:
@@ -128,7 +135,7 @@ def compare_functions(pair: Pair, combine: Combine, resampling: Resampling) -> D
     half = t_quantile(resampling.confidence, units - 1) * error if units > 1 else math.nan
     low, high = difference - half, difference + half
     mde = detectable(error, resampling.confidence)
-    return Difference(difference, low, high, p, "permutation", len(pair.before), mde)
+    return Difference(difference, low, high, p, "permutation", len(pair.before), mde, units)
 
 
 def change_error(pair: Pair, combine: Combine) -> MeanError:

@@ -39,6 +39,8 @@ class Estimate:
     """Items, also where the interval is over clusters."""
     method: str
     """How the interval was made, its coverage, and the units it resamples."""
+    units: int
+    """Items or clusters that the interval is over."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,10 @@ def bootstrap(
     kind = f"BCa bootstrap, {resampling.resamples} resamples"
     method = describe(kind, clusters, len(units), resampling.confidence)
     if len(units) < 2:
-        return Estimate(value, math.nan, math.nan, len(rows), method)
+        return Estimate(value, math.nan, math.nan, len(rows), method, len(units))
     replicates = combine(resample_sums(units, resampling))
     ends = bca_interval(value, replicates, combine(total - units), resampling.confidence)
-    return Estimate(value, ends.low, ends.high, len(rows), method)
+    return Estimate(value, ends.low, ends.high, len(rows), method, len(units))
 
 
 def jackknife_error(jackknife: Array) -> float:
@@ -190,9 +192,9 @@ def positive_estimate(
     method = describe("t of the logarithm, jackknife", clusters, len(units), confidence)
     error = jackknife_error(np.log(combine(total - units))) if len(units) > 1 else math.nan
     if not (math.isfinite(error) and math.isfinite(value)):
-        return Estimate(value, math.nan, math.nan, len(rows), method)
+        return Estimate(value, math.nan, math.nan, len(rows), method, len(units))
     factor = math.exp(t_quantile(confidence, len(units) - 1) * error)
-    return Estimate(value, value / factor, value * factor, len(rows), method)
+    return Estimate(value, value / factor, value * factor, len(rows), method, len(units))
 
 
 def describe(kind: str, clusters: Sequence[str] | None, units: int, confidence: float) -> str:
@@ -263,9 +265,9 @@ def mean_estimate(
     mean, error, units = mean_error(values, clusters)
     method = describe("t", clusters, units, confidence)
     if math.isnan(error):
-        return Estimate(mean, math.nan, math.nan, len(values), method)
+        return Estimate(mean, math.nan, math.nan, len(values), method, units)
     half = t_quantile(confidence, units - 1) * error
-    return Estimate(mean, mean - half, mean + half, len(values), method)
+    return Estimate(mean, mean - half, mean + half, len(values), method, units)
 
 
 def proportion_estimate(
@@ -281,7 +283,7 @@ def proportion_estimate(
     if clusters is None:
         ends = wilson(float(hits.sum()), len(hits), confidence)
         method = describe("Wilson", None, 0, confidence)
-        return Estimate(float(hits.mean()), *ends, len(hits), method)
+        return Estimate(float(hits.mean()), *ends, len(hits), method, len(hits))
     value, error, units = mean_error(hits, clusters)
     method = describe("Wilson over clusters", clusters, units, confidence)
     if error > 0:
@@ -289,4 +291,4 @@ def proportion_estimate(
         ends = _score_interval(value, effective, t_quantile(confidence, units - 1))
     else:
         ends = wilson(value * units, units, confidence)
-    return Estimate(value, *ends, len(hits), method)
+    return Estimate(value, *ends, len(hits), method, units)

@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.exceptions import SecurityError
+from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -72,6 +73,11 @@ def check_template(source: str, where: str) -> None:
         line = getattr(error, "lineno", None)
         place = f" (line {line})" if line else ""
         raise UserError(f"{source!r}: {error}{place}", where=where, allowed="Jinja2") from error
+
+
+def template_columns(source: str) -> set[str]:
+    """The columns that a template names."""
+    return find_undeclared_variables(_environment().parse(source)) - {"range"}
 
 
 def render_text(source: str, row: Row, where: str) -> str:

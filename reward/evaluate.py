@@ -105,7 +105,7 @@ def evaluate_reward(
         head = {"stage": STAGE, "task": task}
         rows += [head | row for row in audit_scores(model, items, std, task, resampling)]
     return pair_metrics(scored, resampling) | {
-        "difference": {key: asdict(change)[key] for key in ("difference", "low", "high", "p")},
+        "difference": asdict(change),
         "score_mean": mean,
         "score_std": std,
         "length_correlation": asdict(length_correlation(scored, resampling)),

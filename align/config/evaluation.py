@@ -47,11 +47,16 @@ class TaskConfig(Section):
     """Longest generated answer (translation)."""
     groups: tuple[str, ...] = ()
     """Columns that hold group membership (classification)."""
+    perturb: tuple[Literal["typos", "case", "spacing", "contractions", "names"], ...] = ()
+    """Changes of the question's text that keep its meaning: the same items are scored with each,
+    and the drop is reported (classification, definition of multiple choice)."""
 
     @model_validator(mode="after")
     def _kind_or_definition(self) -> Self:
         if (self.kind is None) == (self.definition is None):
             raise ValueError("name exactly one of kind and definition")
+        if len(set(self.perturb)) < len(self.perturb):
+            raise ValueError("perturb names a change twice")
         return self
 
 

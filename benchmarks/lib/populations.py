@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evals.calibration import ECE, ece_rows
 from evals.metrics import bleu_metric, bleu_rows, confusion_rows, macro_f1, perplexity_metrics
 from evals.significance import Pair
 from evals.stats import Array, Combine
 
 SENTENCES, WORDS = 2000, 1500
-DOCUMENTS = 20_000
+DOCUMENTS = QUESTIONS = 20_000
 
 
 class Population(NamedTuple):
@@ -98,6 +99,17 @@ def documents() -> Population:
         [column for nll in (first, second) for column in ((nll * lengths)[:, None], sizes)], axis=1
     )
     return Population(table, _equal(DOCUMENTS), perplexity_metrics()[0].combine)
+
+
+@cache
+def choices() -> Population:
+    """Questions with four choices, answered 1.2 and 1.8 times too sharply: calibration error."""
+    generator = np.random.default_rng(4)
+    scores = generator.normal(0, 1.5, (QUESTIONS, 4))
+    # The right choice is drawn by the true probabilities: the largest of score + Gumbel noise.
+    gold = [(int(right),) for right in (scores + generator.gumbel(size=scores.shape)).argmax(1)]
+    rows = [ece_rows(list(sharpness * scores), gold) for sharpness in (1.2, 1.8)]
+    return Population(np.concatenate(rows, axis=1), _equal(QUESTIONS), ECE.combine)
 
 
 @cache

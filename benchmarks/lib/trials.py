@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from lib.populations import Population, answers, documents, exchange, sentences
+from lib.populations import Population, answers, choices, documents, exchange, sentences
 from scipy import stats as distributions
 
 from evals.non_inferiority import non_inferior_means, non_inferior_proportions
@@ -280,6 +280,7 @@ def _of_populations() -> Iterator[Case]:
         ("macro F1", answers, (50, 100, 300), (10, 25, 50)),
         ("BLEU", sentences, (50, 100, 300), ()),
         ("perplexity", documents, (10, 30, 100, 300), ()),
+        ("calibration error", choices, (100, 300, 1000), ()),
     )
     for name, population, sizes, clusters in named:
         units = [(n, False, f"{n}") for n in sizes]

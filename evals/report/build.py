@@ -32,6 +32,7 @@ from evals.report.numbers import p_value
 from evals.report.provenance import dates, identity_blocks, missing_table
 from evals.report.render import Page, render_html, render_markdown
 from evals.report.reward import reward_blocks
+from evals.report.robustness import robustness_table
 from evals.report.samples import sample_blocks
 from evals.report.summary import findings
 from evals.report.tables import bias_table, capability_table
@@ -107,6 +108,7 @@ def _sections(run: Run, verdict: Verdict, report: ReportConfig) -> tuple[Section
         Section(
             "capability", "Capability", [capability_table(ledger), texts.definition_table(run)]
         ),
+        Section("robustness", "Robustness", [robustness_table(ledger)]),
         Section("bias", "Bias", _bias_blocks(ledger)),
         Section("groups", "Rates by group", _group_blocks(ledger)),
         Section(
@@ -177,7 +179,7 @@ def _rule_table(verdict: Verdict) -> Table:
     header = ("Requirement", "Outcome", "Reason")
     notes = (
         "A limit is held against the end of the interval that speaks against the model. p: "
-        "one-sided, of the requirement being broken (normal approximation from the interval).",
+        "one-sided, of the requirement being broken, by the test behind the interval.",
     )
     empty = "No requirement was declared: the verdict is insufficient evidence by definition."
     return Table("Requirements", header, tuple(rows), empty, notes if rows else ())

@@ -7,6 +7,7 @@ difference that was not found stands with the effect that could have been found.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from evals.evidence import find, is_number
@@ -104,24 +105,45 @@ def capability_table(ledger: Ledger) -> Table:
     for task in dict.fromkeys(row["task"] for row in estimates):
         title = next((t.get("title") or task for t in find(ledger.get("tasks"), name=task)), task)
         rows.append(Row((Cell(title),), "heading"))
-        for metric in dict.fromkeys(row["metric"] for row in find(estimates, task=task)):
+        metrics = list(dict.fromkeys(row["metric"] for row in find(estimates, task=task)))
+        for metric in metrics:
             levels = find(estimates, task=task, metric=metric)
             scale, better = scale_of(levels, metric), levels[0].get("better", "none")
             changes = find(ledger.get("comparisons"), task=task, metric=metric)
             by_stage = {row["stage"]: row for row in levels}
             by_pair = {(row["before"], row["after"]): row for row in changes}
-            cells = [level_cell(by_stage.get(stage), scale) for stage in stages]
+            cells = [
+                level_cell(by_stage.get(stage), scale, _clean(by_stage.get(stage), scale))
+                for stage in stages
+            ]
             cells += [_change(by_pair.get(pair), scale, better, q) for pair in pairs]
-            rows.append(Row((_metric_cell(metric, levels), _n_cell(levels), *cells)))
+            rows.append(Row((_metric_cell(metric, levels), _items_cell(levels), *cells)))
+            if metric == metrics[0]:
+                rows += _baseline_rows(ledger, task, scale, len(pairs))
     header = ("Metric", "n", *stages, *(f"{after} {MINUS} {before}" for before, after in pairs))
     notes = (
         "Brackets: the interval of the method named below the metric. Differences are paired on "
         "the same items; pp: percentage points. q: p adjusted over all differences of this table "
-        "(Benjamini-Hochberg). detectable: the smallest true difference that a test of this size "
-        "finds with 80% power, given where the interval covers 0.",
+        "(Benjamini-Hochberg). contaminated: items that share a passage with the training text; "
+        "clean: the metric without them. Shaded rows need no model. detectable: the smallest true "
+        "difference that a test of this size finds with 80% power, given where the interval covers "
+        "0.",
     )
     empty = "No capability was measured: the ledger holds no estimates."
     return Table("Capability by stage", header, tuple(rows), empty, notes if rows else ())
+
+
+def _baseline_rows(ledger: Ledger, task: str, scale: Scale, pairs: int) -> list[Row]:
+    """What needs no model, in the scale of the task's first metric."""
+    found = find(ledger.get("baselines"), task=task)
+    rows = []
+    for name in dict.fromkeys(row["metric"] for row in found):
+        levels = find(found, metric=name)
+        by_stage = {row["stage"]: row for row in levels}
+        cells = [level_cell(by_stage.get(stage), scale) for stage in ledger.get("stages") or ()]
+        label = Cell(name.replace("_", " "), ("no model",))
+        rows.append(Row((label, _n_cell(levels), *cells, *([Cell()] * pairs)), "control"))
+    return rows
 
 
 def _change(row: Entry | None, levels: Scale, better: str, q: Mapping[int, float]) -> Cell:
@@ -135,6 +157,23 @@ def _metric_cell(metric: str, levels: Sequence[Entry]) -> Cell:
     direction = "" if better == "none" else f"{better} is better"
     methods = "; ".join(dict.fromkeys(str(row.get("method") or "") for row in levels))
     return Cell(metric, tuple(note for note in (direction, methods) if note))
+
+
+def _items_cell(levels: Sequence[Entry]) -> Cell:
+    """The number of items, and which share of them was seen in training."""
+    shares = {row.get("contaminated") for row in levels} - {None}
+    texts = sorted(f"{100 * share:.3g}%" for share in shares if is_number(share))
+    notes = (f"{' / '.join(texts)} contaminated",) if texts else ()
+    return replace(_n_cell(levels), notes=notes)
+
+
+def _clean(row: Entry | None, scale: Scale) -> tuple[str, ...]:
+    """The metric without contaminated items."""
+    clean = (row or {}).get("clean")
+    if not clean:
+        return ()
+    interval = scale.interval(clean.get("low"), clean.get("high"))
+    return (f"clean {scale.value(clean.get('value'))} {interval} (n {count(clean.get('n'))})",)
 
 
 def _n_cell(levels: Sequence[Entry], key: str = "n") -> Cell:

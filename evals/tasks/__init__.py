@@ -22,9 +22,9 @@ KINDS: Mapping[str, Callable[[str, TaskConfig], Task]] = {
     "crows_pairs": lambda name, _: CrowsPairsTask(name),
 }
 USED = {
-    "classification": {"prompt", "target", "choices", "positive", "chat", "groups"},
+    "classification": {"prompt", "target", "choices", "positive", "chat", "groups", "perturb"},
     "translation": {"prompt", "target", "chat", "max_new_tokens"},
-    "definition": {"chat", "system_prompt", "num_fewshot", "fewshot_data", "seed"},
+    "definition": {"chat", "system_prompt", "num_fewshot", "fewshot_data", "seed", "perturb"},
 }
 """Optional fields that a kind reads; another one that is set is an error."""
 RESERVED = ("prompts", "reward_model", "ppo", "reward", "pairs")
@@ -38,11 +38,11 @@ def build_task(name: str, config: TaskConfig) -> Task:
         UserError: The name is taken, a field is missing, unused or malformed.
     """
     where = f"evals.tasks.{name}"
-    if name in RESERVED or "/" in name or name.startswith("."):
+    if name in RESERVED or {"/", "+"} & set(name) or name.startswith("."):
         raise UserError(
             f"task name {name!r} cannot be used",
             where=where,
-            allowed=f"any but {', '.join(RESERVED)}, without a slash",
+            allowed=f"any but {', '.join(RESERVED)}, without / and +",
         )
     kind = config.kind or "definition"
     unused = config.model_fields_set - {kind, "kind", "data"} - USED.get(kind, set())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.data.encoding import encode_prompt
 from align.errors import UserError
+from evals.perturb import perturbed
 from evals.requests import Request, chat_request, text_request
 from evals.task import Row
 
@@ -24,6 +25,8 @@ class Question:
     """Name of the task, for messages."""
     template: str
     chat: bool
+    perturbation: str | None = None
+    """How its columns are perturbed (`evals.perturb`)."""
 
     def __post_init__(self) -> None:
         """Check the template.
@@ -50,7 +53,10 @@ class Question:
         Raises:
             UserError: The row lacks a column.
         """
-        return self.template.format(**self._values(row, number))
+        values = self._values(row, number)
+        if self.perturbation is not None:
+            values |= perturbed(row, values, self.perturbation)
+        return self.template.format(**values)
 
     def content(self, row: Row, number: int) -> str:
         """The row's own text in the question, without the template's.

@@ -14,8 +14,10 @@ import numpy as np
 
 from align.config import TaskConfig
 from align.errors import UserError
+from evals.baselines import baseline_rows
 from evals.bias.disparity import group_differences
 from evals.bias.fairness import UNKNOWN, group_table
+from evals.calibration import BRIER, ECE, brier, ece_rows
 from evals.metrics import accuracy_metric, confusion_rows, f1_metrics, value_rows
 from evals.stats import Array, Resampling
 from evals.task import Metric, Row, TaskResult, item_ids
@@ -90,9 +92,9 @@ class ClassificationTask:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Accuracy, macro F1 and, with a positive class, its F1."""
+        """Accuracy, macro F1 and, with a positive class, its F1; then calibration."""
         index = None if self.positive is None else self.choices.index(self.positive)
-        return (accuracy_metric(), *f1_metrics(positive=index))
+        return (accuracy_metric(), *f1_metrics(positive=index), BRIER, ECE)
 
     def texts(self, rows: Sequence[Row]) -> list[str]:
         """What the questions are about, without the template's words."""
@@ -147,11 +149,15 @@ class ClassificationTask:
         ids = item_ids(rows)
         answers = scores[places].argmax(axis=1)
         truth = [labels[place] for place in places]
+        kept, gold = list(scores[places]), [(label,) for label in truth]
         return TaskResult(
             ids=tuple(ids[place] for place in places),
             stats={
                 "accuracy": value_rows((answers == truth).astype(np.float64)),
                 "f1": confusion_rows(truth, answers.tolist(), len(self.choices)),
+                "brier_score": value_rows([brier(*item) for item in zip(kept, gold, strict=True)]),
+                "ece": ece_rows(kept, gold),
+                **baseline_rows([self.choices] * len(places), gold),
             },
             samples=[
                 self._sample(prompts[place], labels[place], scores[place]) for place in places

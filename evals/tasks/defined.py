@@ -10,7 +10,7 @@ from align.config import TaskConfig
 from align.errors import UserError
 from align.files import json_hash
 from evals.definitions import read_definition
-from evals.shots import Asking
+from evals.shots import Asking, question_columns
 from evals.task import Row
 from evals.tasks.generation import GenerationTask
 from evals.tasks.likelihood import LoglikelihoodTask, RollingTask
@@ -49,6 +49,18 @@ def build_defined(name: str, config: TaskConfig) -> DefinedTask:
             "is never read without examples",
             where=f"{where}.fewshot_data",
             remedy="set num_fewshot or remove it",
+        )
+    if config.perturb and definition.output_type != "multiple_choice":
+        raise UserError(
+            f"is never read by {definition.output_type}: a changed question may change the answer",
+            where=f"{where}.perturb",
+            allowed="definitions of multiple choice",
+        )
+    if config.perturb and not question_columns(definition):
+        raise UserError(
+            "doc_to_text has no column that neither choices nor target read",
+            where=f"{where}.perturb",
+            remedy="remove it",
         )
     asking = Asking(name, definition, shots, chat, config.system_prompt, config.seed)
     return OUTPUTS[definition.output_type](name, asking)

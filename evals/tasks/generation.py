@@ -83,7 +83,7 @@ class GenerationTask(Asked):
     def metrics(self) -> tuple[Metric, ...]:
         """The definition's numbers, for every filter."""
         return tuple(
-            replace(_metric(entry), name=entry.metric + suffix, stat=entry.metric + suffix)
+            replace(answer_metric(entry), name=entry.metric + suffix, stat=entry.metric + suffix)
             for suffix in self.filters
             for entry in self.asking.definition.metric_list
         )
@@ -116,7 +116,7 @@ class GenerationTask(Asked):
         return TaskResult(
             ids=tuple(ids[place] for place in places),
             stats={
-                entry.metric + suffix: _rows(entry, found, kept)
+                entry.metric + suffix: answer_rows(entry, found, kept)
                 for suffix, found in answers.items()
                 for entry in asking.definition.metric_list
             },
@@ -163,7 +163,7 @@ class GenerationTask(Asked):
                     )
 
 
-def _rows(entry: MetricEntry, answers: Sequence[str], documents: Sequence[Document]) -> Array:
+def answer_rows(entry: MetricEntry, answers: Sequence[str], documents: Sequence[Document]) -> Array:
     """Rows of one number."""
     name = entry.metric
     pairs = [(a.strip(), document.targets) for a, document in zip(answers, documents, strict=True)]
@@ -181,7 +181,7 @@ def _rows(entry: MetricEntry, answers: Sequence[str], documents: Sequence[Docume
     return value_rows(hits) * value_rows(counted)[:, :1]
 
 
-def _metric(entry: MetricEntry) -> Metric:
+def answer_metric(entry: MetricEntry) -> Metric:
     """A number by its entry in the definition."""
     name = entry.metric
     if name in CORPUS:

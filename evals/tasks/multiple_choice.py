@@ -15,21 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from align.errors import UserError
+from evals.baselines import baseline_rows
+from evals.calibration import BRIER, ECE, brier, ece_rows, probabilities
 from evals.documents import Document
 from evals.metrics import confusion_rows, f1_metrics, mean_metric, ratio, value_rows
 from evals.shots import Asked, shown
-from evals.task import Array, Better, Metric, Row, TaskResult, item_ids
+from evals.task import Array, Metric, Row, TaskResult, item_ids
 from evals.tasks.asking import require_items, require_scored
 
 if TYPE_CHECKING:
     from evals.engine import Engine
-
-
-def probabilities(scores: Array) -> Array:
-    """exp(ll) / sum of exp(ll) over the choices (C,)."""
-    shifted = np.exp(scores - scores.max())
-    shares: Array = shifted / shifted.sum()
-    return shares
 
 
 def acc(scores: Array, document: Document) -> float:
@@ -53,22 +48,23 @@ def mc2(scores: Array, document: Document) -> float:
     return float(probabilities(scores)[list(document.gold)].sum())
 
 
-def brier(scores: Array, document: Document) -> float:
-    """Sum over the choices of (probability - 1 if right else 0) squared."""
-    truth = np.zeros(len(scores))
-    truth[list(document.gold)] = 1
-    return float(np.square(probabilities(scores) - truth).sum())
-
-
 HITS: dict[str, tuple[Callable[[Array, Document], float], str]] = {
     "acc": (acc, "items whose choice of highest summed log-probability ll is right / items"),
     "acc_norm": (acc_norm, "as acc, ll divided by the choice's length in characters"),
     "acc_bytes": (acc_bytes, "as acc, ll divided by the choice's length in UTF-8 bytes"),
 }
 """0/1 an item."""
-MEANS: dict[str, tuple[Callable[[Array, Document], float], str]] = {
-    "mc2": (mc2, "mean of sum exp(ll) over the right choices / sum exp(ll) over all"),
-    "brier_score": (brier, "mean of sum over choices of (softmax(ll) - right)^2"),
+MEANS: dict[str, tuple[Callable[[Array, Document], float], Metric]] = {
+    "mc2": (
+        mc2,
+        mean_metric(
+            "mc2",
+            "mc2",
+            "higher",
+            "mean of sum exp(ll) over the right choices / sum exp(ll) over all",
+        ),
+    ),
+    "brier_score": (lambda scores, document: brier(scores, document.gold), BRIER),
 }
 """A number an item."""
 
@@ -97,7 +93,7 @@ class MultipleChoiceTask(Asked):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The definition's numbers."""
-        return tuple(_metric(entry.metric) for entry in self.asking.definition.metric_list)
+        return tuple(choice_metric(entry.metric) for entry in self.asking.definition.metric_list)
 
     def evaluate(self, engine: Engine, rows: Sequence[Row]) -> TaskResult:
         """Score every choice of every row.
@@ -152,26 +148,34 @@ class MultipleChoiceTask(Asked):
                 )
 
     def _stats(self, kept: Sequence[tuple[Array, Document]]) -> dict[str, Array]:
-        """Rows of every number."""
-        stats: dict[str, Array] = {}
-        for name in (entry.metric for entry in self.asking.definition.metric_list):
-            if name in ("f1", "macro_f1"):
-                truth = [document.gold[0] for _, document in kept]
-                answers = [int(scores.argmax()) for scores, _ in kept]
-                stats["confusion"] = confusion_rows(truth, answers, len(kept[0][0]))
-            else:
-                score, _ = (HITS | MEANS)[name]
-                stats[name] = value_rows([score(*item) for item in kept])
-        return stats
+        """Rows of every number, and of the baselines."""
+        names = [entry.metric for entry in self.asking.definition.metric_list]
+        documents = [document for _, document in kept]
+        return {choice_metric(name).stat: choice_rows(name, kept) for name in names} | (
+            baseline_rows([d.choices for d in documents], [d.gold for d in documents])
+        )
 
 
-def _metric(name: str) -> Metric:
+def choice_rows(name: str, kept: Sequence[tuple[Array, Document]]) -> Array:
+    """Rows of one number from log-likelihoods (C,) of the choices and their items."""
+    if name in ("f1", "macro_f1"):
+        truth = [document.gold[0] for _, document in kept]
+        answers = [int(scores.argmax()) for scores, _ in kept]
+        return confusion_rows(truth, answers, len(kept[0][0]))
+    if name == ECE.name:
+        return ece_rows([scores for scores, _ in kept], [document.gold for _, document in kept])
+    score = HITS[name][0] if name in HITS else MEANS[name][0]
+    return value_rows([score(*item) for item in kept])
+
+
+def choice_metric(name: str) -> Metric:
     """A number by its name in the definition."""
     if name in HITS:
         return Metric(name, name, ratio, "higher", HITS[name][1], "proportion")
     if name in MEANS:
-        better: Better = "lower" if name == "brier_score" else "higher"
-        return mean_metric(name, name, better, MEANS[name][1])
+        return MEANS[name][1]
+    if name == ECE.name:
+        return ECE
     macro, binary = f1_metrics("confusion", positive=1)
     found = binary if name == "f1" else macro
     return Metric(name, "confusion", found.combine, "higher", found.definition)

@@ -244,28 +244,48 @@ def test_reward_model_rules():
 
 
 def test_p_values_by_hand_and_holm():
-    # 95% intervals of half width 1.959964 * 0.02: standard error 0.02.
-    half = 1.959963984540054 * 0.02
+    keys = {"method": "Wilson, 0.95", "n": 300}
     rows = [
-        estimate(0.80, 0.80 - half, 0.80 + half, metric="a"),
-        estimate(0.79, 0.79 - half, 0.79 + half, metric="b"),
+        estimate(0.80, 0.7509, 0.8416, metric="a", **keys),
+        estimate(0.81, 0.7618, 0.8504, metric="b", **keys),
     ]
     rules = [rule(metric=name, at_least=0.75) for name in ("a", "b")]
     a, b = judge(rules, {"estimates": rows}, []).rules
-    # z = 0.05 / 0.02 = 2.5 and 0.04 / 0.02 = 2: upper tails of the normal table.
-    assert a.p == pytest.approx(0.00620967, abs=1e-7)
-    assert b.p == pytest.approx(0.02275013, abs=1e-7)
+    # Score test at .75: sqrt(.75 * .25 / 300) = .025; z = .05/.025 = 2 and .06/.025 = 2.4.
+    assert a.p == pytest.approx(0.02275013, abs=1e-7)
+    assert b.p == pytest.approx(0.00819754, abs=1e-7)
     # Holm: the smallest times 2, the next times 1.
-    assert a.p_holm == pytest.approx(0.01241933, abs=1e-7)
-    assert b.p_holm == pytest.approx(0.02275013, abs=1e-7)
+    assert b.p_holm == pytest.approx(0.01639507, abs=1e-7)
+    assert a.p_holm == pytest.approx(0.02275013, abs=1e-7)
 
 
 def test_p_of_two_limits_is_the_larger():
-    half = 1.959963984540054 * 0.02
-    ledger = {"estimates": [estimate(0.80, 0.80 - half, 0.80 + half)]}
-    (result,) = judge([rule(at_least=0.75, at_most=0.84)], ledger, []).rules
-    # z = 2.5 below and 0.04 / 0.02 = 2 above: the upper limit decides.
+    ledger = {"estimates": [estimate(0.80, 0.7, 0.9, n=300, method="Wilson, 0.95")]}
+    (result,) = judge([rule(at_least=0.75, at_most=0.9)], ledger, []).rules
+    # z = 2 below; above sqrt(.9 * .1 / 300) = .0173205, z = .1 / .0173205 = 5.8.
     assert result.p == pytest.approx(0.02275013, abs=1e-7)
+    (result,) = judge([rule(at_least=0.5, at_most=0.84)], ledger, []).rules
+    # Above: sqrt(.84 * .16 / 300) = .0211660, z = .04 / .0211660 = 1.88982.
+    assert result.p == pytest.approx(0.0293910, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("better", "expected"),
+    # t(9) = 2.262157 at an end. Middle -.01, half width .0226216: standard error .01.
+    # Loss of .03 refuted by t = .02/.01 = 2; gain of .03 by t = .04/.01 = 4.
+    [("higher", 0.0382764), ("lower", 0.0015552), ("none", 0.0382764)],
+)
+def test_p_of_a_margin_by_hand(better, expected):
+    half = 2.2621571627982 * 0.01
+    moved = change(-0.01, -0.01 - half, -0.01 + half, test="permutation", units=10)
+    ledger = {"estimates": [estimate(0.8, 0.7, 0.9, better=better)], "comparisons": [moved]}
+    (result,) = judge([rule(not_worse_than="sft", margin=0.03)], ledger, []).rules
+    assert result.p == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_logged_number_has_no_p():
+    (result,) = judge([rule(task="ppo", metric="x", at_most=5)], {}, ppo_rows(4.0, key="x")).rules
+    assert (result.outcome, result.p) == ("pass", None)
 
 
 def test_verdict_is_plain_json():

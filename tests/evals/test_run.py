@@ -227,6 +227,62 @@ def test_tables_of_groups_models_and_definitions(job: StageJob) -> None:
     assert {row["metric"] for row in stored["estimates"]} == {"bleu", "chrf"}
 
 
+def test_baselines_stand_beside_the_accuracy(job: StageJob) -> None:
+    run_evals(config_of(), job, vowels)
+    rows = ledger_of(job)["baselines"]
+    # Six reviews, labels 0 and 1 in turn.
+    assert {(row["task"], row["metric"]) for row in rows} == {
+        ("reviews", "uniform_guess"),
+        ("reviews", "majority_answer"),
+    }
+    assert {(row["stage"], row["value"], row["n"]) for row in rows} == {
+        (stage, 0.5, 6) for stage in ("base", "sft", "ppo")
+    }
+    stored = json.loads((job.folder / "sft" / "reviews" / "result.json").read_text("utf-8"))
+    assert [row["metric"] for row in stored["baselines"]] == ["uniform_guess", "majority_answer"]
+
+
+def test_perturbed_versions_are_compared_and_stand_apart(job: StageJob) -> None:
+    config = config_of()
+    tasks = config.evals.tasks  # type: ignore[union-attr]
+    asked = tasks["reviews"].model_copy(update={"perturb": ("case", "names")})
+    evals = config.evals.model_copy(  # type: ignore[union-attr]
+        update={"tasks": tasks | {"reviews": asked}}
+    )
+    run_evals(config, job, vowels)
+    plain, printed = ledger_of(job), said(job)
+    changed = config.model_copy(update={"evals": evals})
+    stage = run_evals(changed, job, vowels)
+    # What was scored before is not scored again, and every other table is as it was.
+    again = said(job)[len(printed) :]
+    assert "base/reviews+case " in again
+    assert "base/reviews " not in again
+    ledger = ledger_of(job)
+    table = ledger.pop("robustness")
+    assert {key: plain[key] for key in ledger} == ledger
+    assert plain["robustness"] == []
+    assert [record["task"] for record in stage.data] == [*tasks, "prompts"]
+    metrics = [row["metric"] for row in find_all(ledger["estimates"], "reviews", "sft")]
+    assert len(table) == 3 * 2 * len(metrics)
+    row = find(table, stage="sft", task="reviews", perturbation="case", metric="accuracy")
+    before, after = (
+        [s["correct"] for s in samples_of(job, "sft", name)] for name in ("reviews", "reviews+case")
+    )
+    assert row["value"] == pytest.approx(np.mean(after))
+    assert row["change"]["difference"] == pytest.approx(np.mean(after) - np.mean(before))
+    assert row["changed"] == 1
+    assert samples_of(job, "sft", "reviews+case")[0]["prompt"].startswith("THE SOUP IS GOOD")
+    # No review names a person.
+    names = find(table, stage="sft", task="reviews", perturbation="names", metric="ece")
+    assert (names["changed"], names["change"]["difference"]) == (0, 0)
+    stored = json.loads((job.folder / "sft" / "reviews" / "result.json").read_text("utf-8"))
+    assert len(stored["robustness"]) == 2 * len(metrics)
+
+
+def find_all(rows: list[dict[str, Any]], task: str, stage: str) -> list[dict[str, Any]]:
+    return [row for row in rows if (row["task"], row["stage"]) == (task, stage)]
+
+
 def test_reward_model_is_audited_on_held_out_pairs(job: StageJob) -> None:
     run_evals(config_of(), job, vowels)
     audit = ledger_of(job)["reward_model"]
@@ -265,6 +321,31 @@ def test_overlap_with_the_training_text_is_found(job: StageJob, data: Path) -> N
     assert (found["text"]["rows"], found["text"]["share"]) == (1, pytest.approx(1 / 3))
     assert found["text"]["examples"][0].startswith("bread sold bread")
     assert found["reviews"]["rows"] == 0
+
+
+def test_clean_numbers_stand_beside_all(job: StageJob, data: Path) -> None:
+    texts = [f"{word} sold " * 8 for word in WORDS[:3]]
+    rows_file(data, "text.jsonl", [{"text": text} for text in texts])
+    answer = {"role": "assistant", "content": "good"}
+    turns = [[{"role": "user", "content": f"x {texts[1]} y"}, answer]]
+    turns.append([{"role": "user", "content": "the soup is good"}, answer])  # a whole review
+    rows_file(data, "dialogues.jsonl", [{"messages": turn} for turn in turns])
+    run_evals(config_of(), job, vowels)
+    ledger = ledger_of(job)
+    assert all("items" not in row for row in ledger["overlap"])
+    row = find(ledger["estimates"], stage="sft", task="text", metric="bits_per_byte")
+    assert row["contaminated"] == pytest.approx(1 / 3)
+    kept = [s for s in samples_of(job, "sft", "text") if not s["text"].startswith(WORDS[1])]
+    nll, size = (sum(s[key] for s in kept) for key in ("nll", "bytes"))
+    assert row["clean"]["value"] == pytest.approx(nll / size / np.log(2))
+    assert row["clean"]["n"] == 2
+    assert row["clean"]["low"] < row["clean"]["value"] < row["clean"]["high"]
+    review = find(ledger["estimates"], stage="sft", task="reviews", metric="accuracy")
+    hits = [s["correct"] for s in samples_of(job, "sft", "reviews")]
+    assert review["contaminated"] == pytest.approx(1 / 6)
+    assert review["clean"]["value"] == pytest.approx(np.mean(hits[1:]))
+    other = find(ledger["estimates"], stage="sft", task="tavi", metric="bleu")
+    assert (other["contaminated"], other["clean"]) == (0, None)
 
 
 def test_the_words_of_a_template_are_no_overlap(job: StageJob, data: Path) -> None:

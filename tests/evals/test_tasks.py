@@ -193,10 +193,21 @@ def test_groups_are_kept_and_unknown_is_a_group(engine: Engine) -> None:
 
 def test_a_choice_called_positive_gets_a_binary_f1() -> None:
     task = build_task("x", classification(choices=("Positive", "negative")))
-    assert [metric.name for metric in task.metrics] == ["accuracy", "macro_f1", "binary_f1"]
+    assert [metric.name for metric in task.metrics] == [
+        "accuracy",
+        "macro_f1",
+        "binary_f1",
+        "brier_score",
+        "ece",
+    ]
     assert task.definition.endswith("positive class: Positive")
     several = build_task("x", classification(choices=("positive", "negative", "neutral")))
-    assert [metric.name for metric in several.metrics] == ["accuracy", "macro_f1"]
+    assert [metric.name for metric in several.metrics] == [
+        "accuracy",
+        "macro_f1",
+        "brier_score",
+        "ece",
+    ]
 
 
 @pytest.mark.parametrize("choices", [("good", "bad"), ("good", "bad", "fine")])

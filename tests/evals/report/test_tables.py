@@ -5,6 +5,7 @@ import pytest
 from evals.report.groups import difference_table, group_tables, unknown_sentence
 from evals.report.reward import bias_table as reward_bias_table
 from evals.report.reward import reward_blocks, sentences
+from evals.report.robustness import robustness_table
 from evals.report.tables import bias_table, capability_table, q_values, stage_pairs
 
 M = "\N{MINUS SIGN}"
@@ -73,6 +74,64 @@ def test_what_was_not_measured_is_said():
     other = [change(0.1, 0.0, 0.2, metric="f1")]
     ledger = two_stages(estimates=[estimate("sft", 0.5, 0.4, 0.6)], comparisons=other)
     assert by_head(capability_table(ledger))["acc"][-1].text == "not compared"
+
+
+def test_baselines_stand_below_the_first_metric():
+    levels = [estimate(s, 0.7, 0.6, 0.8, m) for m in ("acc", "f1") for s in ("sft", "ppo")]
+    guess = estimate("sft", 0.25, 0.25, 0.25, "uniform_guess")
+    majority = [
+        estimate(s, v, 0.3, 0.5, "majority_answer") for s, v in (("sft", 0.4), ("ppo", 0.41))
+    ]
+    baselines = [guess, majority[0], guess | {"stage": "ppo"}, majority[1]]
+    other = guess | {"task": "another"}
+    table = capability_table(two_stages(estimates=levels, baselines=[*baselines, other]))
+    heads = [row.cells[0].text for row in table.rows]
+    assert heads == ["Quiz", "acc", "uniform guess", "majority answer", "f1"]
+    assert [row.style for row in table.rows] == ["heading", "", "control", "control", ""]
+    cells = by_head(table)["majority answer"]
+    assert [cell.text for cell in cells[2:]] == ["40.0%", "41.0%"]
+    assert cells[2].notes == ("[30.0, 50.0]",)
+
+
+def test_contamination_stands_beside_the_number():
+    clean = {"value": 0.75, "low": 0.7, "high": 0.79, "n": 360, "method": "Wilson"}
+    seen = estimate("sft", 0.795, 0.75, 0.83) | {"contaminated": 0.1, "clean": clean}
+    table = capability_table({"stages": ["sft"], "estimates": [seen]})
+    _, n, sft = by_head(table)["acc"]
+    assert (n.text, n.notes) == ("400", ("10% contaminated",))
+    assert sft.notes == ("[75.0, 83.0]", "clean 75.0% [70.0, 79.0] (n 360)")
+    none = estimate("sft", 0.795, 0.75, 0.83) | {"contaminated": 0.0, "clean": None}
+    _, n, sft = by_head(capability_table({"stages": ["sft"], "estimates": [none]}))["acc"]
+    assert (n.notes, sft.notes) == (("0% contaminated",), ("[75.0, 83.0]",))
+
+
+def perturbed(stage, value, difference, half, p, **keys):
+    ends = {"low": difference - half, "high": difference + half, "p": p, "mde": 0.05}
+    row = {"stage": stage, "task": "quiz", "metric": "acc", "better": "higher", "n": 400}
+    row |= {"perturbation": "typos", "value": value, "low": value - 0.05, "high": value + 0.05}
+    return row | {"changed": 0.875, "change": {"difference": difference, **ends}, **keys}
+
+
+def test_robustness_by_hand():
+    rows = [perturbed("sft", 0.7, -0.1, 0.03, 0.01), perturbed("ppo", 0.81, -0.01, 0.02, 0.4)]
+    levels = [estimate("sft", 0.8, 0.75, 0.85), estimate("ppo", 0.82, 0.77, 0.86)]
+    table = robustness_table(two_stages(estimates=levels, robustness=rows))
+    assert table.header == ("Metric", "Perturbation, items", "sft", "ppo")
+    assert [row.cells[0].text for row in table.rows] == ["Quiz", "acc"]
+    _, kind, sft, ppo = table.rows[1].cells
+    assert (kind.text, kind.notes) == ("typos", ("n 400, 87.5% changed",))
+    assert (sft.text, sft.flags, sft.value) == (f"{M}10.0 pp", ("worse",), -0.1)
+    # q of two: .01 * 2, and .4.
+    assert sft.notes == (
+        f"[{M}13.0, {M}7.0]",
+        "p = .010, q = .020",
+        "perturbed 70.0% [65.0, 75.0]",
+    )
+    assert (ppo.text, ppo.flags) == (f"{M}1.0 pp", ())
+    assert ppo.notes[2:] == ("detectable: 5.0 pp", "perturbed 81.0% [76.0, 86.0]")
+    assert robustness_table(two_stages()).rows == ()
+    one = robustness_table(two_stages(robustness=rows[:1])).rows[1].cells
+    assert one[-1].text == "not compared"
 
 
 def test_pairs_follow_the_stages():

@@ -83,6 +83,18 @@ def test_mc2_and_brier_by_hand(tiny_tokenizer: Any) -> None:
     assert [m.better for m in measured.metrics] == ["higher", "lower"]
 
 
+def test_calibration_and_baselines_come_with_the_items(tiny_tokenizer: Any) -> None:
+    engine: Any = StubEngine(tiny_tokenizer, {" a": math.log(0.7), " b": math.log(0.3)})
+    rows = [{"q": str(i), "c": ["a", "b"], "y": y} for i, y in enumerate((0, 1, 1))]
+    measured = task("acc", "ece")
+    result = measured.evaluate(engine, rows)
+    # The first choice with probability .7, right once in three.
+    assert values(measured, result) == pytest.approx({"acc": 1 / 3, "ece": 0.7 - 1 / 3})
+    assert measured.metrics[1].better == "lower"
+    assert result.stats["majority_answer"][:, 0].tolist() == [0, 1, 1]
+    assert result.stats["uniform_guess"][:, 0].tolist() == [0.5] * 3
+
+
 def test_items_without_a_number_are_missing(tiny_tokenizer: Any) -> None:
     engine: Any = StubEngine(tiny_tokenizer, {" a": -1.0, " b": -2.0, " l": math.nan, " ": -1.0})
     rows = [
