@@ -63,6 +63,7 @@ ECE = Metric(
     ece,
     "lower",
     f"sum over {BINS} bins of equal width of items/n |share of right answers - mean probability of "
-    "the chosen choice|, probability = softmax(ll); too high for few items",
+    "the chosen choice|, probability = softmax(ll); too high for few items, so without interval",
+    kind="biased",
     signature=f"{BINS} bins of equal width",
 )

@@ -59,9 +59,10 @@ def _statistic(evidence: Evidence, limit: float, confidence: float) -> Statistic
 
 def _score(share: float, n: int, limit: float) -> Statistic:
     """Score statistic of a proportion: (p - p0) / sqrt(p0 (1 - p0) / n)."""
-    if not 0 < limit < 1:
-        return Statistic(math.inf if limit <= 0 else -math.inf)
-    return Statistic((share - limit) / math.sqrt(limit * (1 - limit) / n))
+    variance = limit * (1 - limit) / n
+    if not variance > 0:  # no other outcome is possible under such a limit
+        return Statistic(-math.inf if limit >= 1 else math.inf)
+    return Statistic((share - limit) / math.sqrt(variance))
 
 
 def _by_t(low: float, high: float, limit: float, units: int, confidence: float) -> Statistic:

@@ -28,6 +28,7 @@ from evals.stats import (
     mean_estimate,
     positive_estimate,
     proportion_estimate,
+    without_interval,
 )
 from evals.task import Metric, TaskResult
 
@@ -35,8 +36,8 @@ from evals.task import Metric, TaskResult
 def estimate(metric: Metric, result: TaskResult, resampling: Resampling) -> Estimate:
     """A metric with its interval.
 
-    Proportions: Wilson; means: t; perplexities: t of the logarithm; everything else: BCa
-    bootstrap. Over clusters where the result has them.
+    Proportions: Wilson; means: t; perplexities: t of the logarithm; biased metrics: none;
+    everything else: BCa bootstrap. Over clusters where the result has them.
     """
     rows, clusters = result.stats[metric.stat], result.clusters
     if metric.kind == "proportion":
@@ -45,6 +46,8 @@ def estimate(metric: Metric, result: TaskResult, resampling: Resampling) -> Esti
         return mean_estimate(rows[:, 0], clusters, resampling.confidence)
     if metric.kind == "positive":
         return positive_estimate(rows, metric.combine, clusters, resampling.confidence)
+    if metric.kind == "biased":
+        return without_interval(rows, metric.combine)
     return bootstrap(rows, metric.combine, clusters, resampling)
 
 

@@ -258,6 +258,12 @@ def mean_error(values: Array, clusters: Sequence[str] | None) -> MeanError:
     return MeanError(mean, error, len(units))
 
 
+def without_interval(rows: Array, combine: Combine) -> Estimate:
+    """A metric of rows (n, k) whose bias is larger than its error: an interval would mislead."""
+    value, n = float(combine(rows.sum(axis=0))), len(rows)
+    return Estimate(value, math.nan, math.nan, n, "no interval: biased for few items", n)
+
+
 def mean_estimate(
     values: Array, clusters: Sequence[str] | None = None, confidence: float = 0.95
 ) -> Estimate:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Array = NDArray[np.float64]
 Better = Literal["higher", "lower", "none"]
-MetricKind = Literal["proportion", "mean", "positive", "function"]
+MetricKind = Literal["proportion", "mean", "positive", "biased", "function"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Metric:
     kind: MetricKind = "function"
     """proportion: rows [hit, 1] with hit 0 or 1 (Wilson, McNemar); mean: rows [value, 1]
     (t interval over clusters, sign-flip permutation); positive: above 0 without an upper bound
-    (t interval of the logarithm); function: anything else (bootstrap)."""
+    (t interval of the logarithm); biased: too far from the truth on few items for an interval of
+    its own; function: anything else (bootstrap)."""
     signature: str = ""
     """Settings of the metric itself, such as sacrebleu's signature."""
 

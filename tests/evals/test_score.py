@@ -37,6 +37,10 @@ def test_each_kind_of_metric_gets_its_interval() -> None:
     scored = result([1.0, 0, 1, 1], "abcd")
     assert estimate(accuracy_metric(), scored, DRAWS).method == "Wilson, 0.95"
     assert estimate(MEAN, scored, DRAWS).method == "t, 0.95"
+    bare = estimate(replace(MEAN, kind="biased"), scored, DRAWS)
+    assert bare.value == 0.75
+    assert np.isnan([bare.low, bare.high]).all()
+    assert (bare.method, bare.n) == ("no interval: biased for few items", 4)
     grouped = result([1.0, 0, 1, 1], "abcd", clusters=("x", "x", "y", "y"))
     assert (
         estimate(accuracy_metric(), grouped, DRAWS).method
