@@ -52,6 +52,18 @@ def test_newcombe_paired_reproduces_a_published_example() -> None:
     assert interval == pytest.approx((-0.1186, -0.0046), abs=5e-5)
 
 
+def test_newcombe_paired_leaves_a_negative_correlation_as_it_is() -> None:
+    # n = 10: 1 both, 4 gained, 3 lost, 2 neither. Margins 5, 5, 4, 6; cross = 1*2 - 4*3 = -10, so
+    # phi = -10 / sqrt(600), uncorrected. d = .1.
+    phi = -10 / 600**0.5
+    (l_a, u_a), (l_b, u_b) = wilson(5, 10), wilson(4, 10)
+    x, y = 0.5 - l_a, u_b - 0.4
+    low = 0.1 - (x * x - 2 * phi * x * y + y * y) ** 0.5
+    x, y = u_a - 0.5, 0.4 - l_b
+    high = 0.1 + (x * x - 2 * phi * x * y + y * y) ** 0.5
+    assert newcombe_paired(PairedCounts(1, 4, 3, 2)) == pytest.approx((low, high))
+
+
 def test_newcombe_paired_by_hand() -> None:
     # n = 10: 4 both, 1 gained, 2 lost, 3 neither. Margins 5, 5, 6, 4; cross = 4*3 - 1*2 = 10, less
     # n/2 = 5: phi = 5 / sqrt(600). d = -0.1; x = p_a - l_a, y = u_b - p_b from Wilson's 5 and 6
