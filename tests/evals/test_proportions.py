@@ -133,3 +133,11 @@ def test_tangos_interval_ends_where_the_test_does() -> None:
     assert tango(0, 0, 30) == pytest.approx((-0.113513, 0.113513), abs=1e-6)
     assert tango(30, 0, 30).high == 1.0
     assert tango(0, 30, 30).low == -1.0
+
+
+def test_the_statistic_of_an_impossible_difference_is_infinite() -> None:
+    # Nobody changed, so the likeliest chance to lose is 0 under a difference of 1 and 1 under -1:
+    # no variance is left, and the observed difference of 0 lies 10 items away.
+    assert tango_statistic(0, 0, 10, 1.0) == -float("inf")
+    assert tango_statistic(0, 0, 10, -1.0) == float("inf")
+    assert tango_statistic(0, 0, 10, 0.0) == 0.0
