@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -146,8 +147,6 @@ def test_memory_that_runs_out_on_one_process_shrinks_the_batches_of_all(
 
 
 def test_the_main_process_shows_its_own_share(in_threads: InThreads, engine: Engine) -> None:
-    import io
-
     out = [io.StringIO(), io.StringIO()]
 
     def work(team: Team) -> None:
@@ -159,6 +158,19 @@ def test_the_main_process_shows_its_own_share(in_threads: InThreads, engine: Eng
     # 16 tokens a sequence: batches of 16, 16 and 8; the first process has the first and the last.
     assert out[0].getvalue().split()[:2] == ["scoring", "24/24"]
     assert out[1].getvalue() == ""
+
+
+def test_work_is_dealt_by_tokens(engine: Engine, in_threads: InThreads) -> None:
+    out = io.StringIO()
+
+    def work(team: Team) -> None:
+        progress = Progress(out=out, quiet=not team.main)
+        own = Engine(engine.model, engine.tokenizer, 20, progress, team=team)
+        own.generate([[5] * 84, *[[5] * 4] * 8], 6)
+
+    in_threads(2, work)
+    # One batch of 90 tokens for the first process, four of 2 x 10 for the second.
+    assert out.getvalue().split()[:2] == ["scoring", "1/1"]
 
 
 RUN = {
