@@ -33,6 +33,7 @@ from align.files import (
     write_rows_atomic,
     write_text_atomic,
 )
+from align.team import ALONE, Team
 
 if TYPE_CHECKING:
     from align.data import DataContext
@@ -100,6 +101,8 @@ class StageJob:
     """Where rows come from."""
     progress: Progress
     """Where to report."""
+    team: Team = ALONE
+    """The processes that share the work."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import typer
 
 from align import __version__
 from align.errors import UserError
+from align.team import Elsewhere, launched_rank, open_team
 
 if TYPE_CHECKING:
     from align.config import RunConfig
@@ -77,12 +78,12 @@ def _add_stage_command(name: str, until: str | None, text: str) -> None:
     def command(config: Config, overrides: Overrides = None, quiet: Quiet = False) -> None:
         from align.progress import Progress
 
-        run = _load(config, overrides)
-        from align.pipeline import run_pipeline
-
         words = f"align {shlex.join(sys.argv[1:])}"
-        with Progress(quiet=quiet) as progress:
-            summary = run_pipeline(run, until=until, command=words, progress=progress)
+        with open_team() as team, Progress(quiet=quiet or not team.main) as progress:
+            run = _load(config, overrides)
+            from align.pipeline import run_pipeline
+
+            summary = run_pipeline(run, until=until, command=words, progress=progress, team=team)
             if summary.report is not None:
                 progress.note(f"gate: {summary.verdict}; report: {summary.report}")
         raise typer.Exit(_exit_code(run, summary.verdict))
@@ -199,7 +200,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = app(arguments, prog_name="align", standalone_mode=False)
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
+        if not (isinstance(error, Elsewhere) and launched_rank()):  # whoever failed has said it
+            typer.echo(f"error: {error}", err=True)
         return 2
     except USAGE_ERROR as error:
         text = " ".join(error.format_message().split()).rstrip(".")
@@ -207,7 +209,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    if code == 130:  # typer answers an interrupt with this code, and says nothing
+    if (
+        code == 130 and not launched_rank()
+    ):  # typer answers an interrupt with this code, and says nothing
         typer.echo("interrupted; the same command resumes", err=True)
     return code if isinstance(code, int) else 0
 

@@ -2,7 +2,8 @@
 
 An artifact is skipped when its configuration, inputs, code and outputs all agree with its
 manifest; otherwise the run says which differed. Each manifest is written last, so a killed stage
-is simply not complete and goes on from its last checkpoint.
+is simply not complete and goes on from its last checkpoint. Of several processes the main one does
+this, and the others join it for the evaluation.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from align.artifacts import (
 from align.config import RunConfig
 from align.data.sources import DataContext, load_rows
 from align.errors import UserError
+from align.inputs import references, stage_record
 from align.progress import Progress
-from align.references import ModelReference
 from align.settings import config_hash
-from align.stages import STAGES, Stage, data_context, model_of, sources
+from align.stages import STAGES, Stage, data_context, sources
+from align.team import ALONE, Team
 from align.workspace import close_workspace, open_workspace
 
 
@@ -60,10 +62,16 @@ class _Context:
 
     data: DataContext
     progress: Progress
+    team: Team
 
 
 def run_pipeline(
-    config: RunConfig, *, until: str | None, command: str, progress: Progress
+    config: RunConfig,
+    *,
+    until: str | None,
+    command: str,
+    progress: Progress,
+    team: Team = ALONE,
 ) -> RunSummary:
     """Bring a run up to date.
 
@@ -72,24 +80,32 @@ def run_pipeline(
         until: Last stage to run; None: all, and the report.
         command: The command line, for the manifests.
         progress: Where to report.
+        team: The processes of this command; each of them calls this.
 
     Raises:
-        UserError: Bad input; found before any training starts where that is possible.
+        UserError: Bad input; found before any training starts where that is possible. Several
+            processes, and a stage that trains is not up to date.
     """
     start = time.monotonic()
-    run = make_folder(Path(config.output) / config.name)
+    run = Path(config.output) / config.name
+    _set_threads(config, team)
+    if not team.main:
+        _join_evaluation(config, run, _Context(data_context(config), progress, team))
+        return RunSummary(run, (), None, None, time.monotonic() - start)
     stages = _wanted(config, until)
+    make_folder(run)
     with stage_lock(run):
         _prepare(config, run)
-        context = _Context(data_context(config), progress)
+        context = _Context(data_context(config), progress, team)
         ran: list[str] = []
         checked = False
         for stage in stages:
-            record = _record(config, run, stage, command)
+            record = stage_record(config, run, stage, command)
             reason = staleness(run / stage.folder, record)
             if reason is None:
                 progress.note(f"{stage.folder}: up to date")
                 continue
+            _check_alone(stage, reason, team)
             if not checked:
                 _check_arguments(config, stage)
                 _check_data(config, stages[stages.index(stage) :], context.data)
@@ -97,6 +113,8 @@ def run_pipeline(
             progress.note(f"{stage.folder}: running ({reason})")
             _run_stage(config, run, stage, record, context)
             ran.append(stage.name)
+        if "evals" not in ran:
+            team.exchange(None)
         report, verdict = (None, None)
         if until is None and config.evals is not None:
             report, verdict = _report(config, run, bool(ran))
@@ -128,7 +146,7 @@ def _wanted(config: RunConfig, until: str | None) -> list[Stage]:
 
 
 def _prepare(config: RunConfig, run: Path) -> None:
-    """Write the resolved configuration and set the number of threads of later imports."""
+    """Write the resolved configuration."""
     import yaml
 
     dumped = config.model_dump(mode="json", exclude_none=True)
@@ -136,73 +154,39 @@ def _prepare(config: RunConfig, run: Path) -> None:
     path = run / "config.yaml"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text_atomic(path, text)
-    if config.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)
 
 
-def _record(config: RunConfig, run: Path, stage: Stage, command: str) -> StageRecord:
-    """What the stage's artifact depends on."""
-    common = {"seed", "device", "dtype", "threads", "world"}
-    settings = config.model_dump(mode="json", include={*common, stage.name, *stage.reads})
-    settings["holdout"] = config.data.holdout
-    return StageRecord(
-        stage=stage.folder,
-        config=settings,
-        inputs={**_model_inputs(config, run, stage), **_data_inputs(config, stage)},
-        code=code_hash(stage.code),
-        command=command,
-        seed=config.seed,
-    )
+def _set_threads(config: RunConfig, team: Team) -> None:
+    """Set the number of threads of torch, or of its later import."""
+    if config.threads is None:
+        return
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    if team.count > 1:  # to connect them has imported torch
+        import torch
+
+        torch.set_num_threads(config.threads)
 
 
-def _model_inputs(config: RunConfig, run: Path, stage: Stage) -> dict[str, dict[str, str]]:
-    """Path and hash of every folder or file of the models a stage starts from."""
-    inputs = {}
-    for role, reference in _references(config, run, stage).items():
-        places = [reference.base, *reference.adapters]
-        for number, place in enumerate(places):
-            key = role if len(places) == 1 else f"{role}.{number}"
-            inputs[key] = {"path": _relative(place, run / stage.folder), "hash": _hash(place)}
-    return inputs
+def _check_alone(stage: Stage, reason: str, team: Team) -> None:
+    """Refuse to train with several processes.
+
+    Raises:
+        UserError: The stage is another one than the evaluation.
+    """
+    if team.count > 1 and stage.name != "evals":
+        raise UserError(
+            f"this stage has to run ({reason}), but {team.count} processes only evaluate",
+            where=stage.folder,
+            remedy="run it in one process first, without a launcher",
+        )
 
 
-def _hash(place: str) -> str:
-    """Content hash of a local model; a hub id stands for itself."""
-    return path_hash(Path(place)) if os.path.exists(place) else f"hub:{place}"
-
-
-def _relative(place: str, folder: Path) -> str:
-    """A local path relative to the stage's folder."""
-    return os.path.relpath(place, folder) if os.path.exists(place) else place
-
-
-def _data_inputs(config: RunConfig, stage: Stage) -> dict[str, dict[str, str]]:
-    """Path and hash of every data file and task definition a stage reads."""
-    inputs = _definition_inputs(config) if stage.name == "evals" else {}
-    for key, (source, _) in sources(config, stage.name).items():
-        if source.path is not None:
-            path = Path(config.data.root or ".") / source.path
-            if path.exists():  # otherwise reading it says what is missing
-                inputs[key] = {"path": source.path, "hash": path_hash(path)}
-    return inputs
-
-
-def _definition_inputs(config: RunConfig) -> dict[str, dict[str, str]]:
-    """Path and hash of the run's own task definitions; the library's count as code."""
-    named = (
-        {k: str(task.definition) for k, task in config.evals.tasks.items()} if config.evals else {}
-    )
-    return {
-        f"evals.tasks.{name}.definition": {"path": path, "hash": path_hash(Path(path))}
-        for name, path in named.items()
-        if path.endswith((".yaml", ".yml")) and Path(path).exists()
-    }
-
-
-def _references(config: RunConfig, run: Path, stage: Stage) -> dict[str, ModelReference]:
-    """The models a stage starts from, by role."""
-    found = {role: model_of(config, run, name) for role, name in stage.models.items()}
-    return {role: reference for role, reference in found.items() if reference is not None}
+def _join_evaluation(config: RunConfig, run: Path, context: _Context) -> None:
+    """Take part in the main process's evaluation, if it comes to one."""
+    folder = context.team.from_main(lambda: None)
+    if folder is not None:
+        stage = STAGES[-1]
+        stage.run(config, _job(config, run, stage, folder, context))
 
 
 def _check_arguments(config: RunConfig, first: Stage) -> None:
@@ -238,7 +222,9 @@ def _run_stage(
     """Run one stage in its workspace; its manifest completes it, and it takes its place."""
     artifact = run / stage.folder
     folder = open_workspace(artifact, record, keep_results=stage.name == "evals")
-    job = StageJob(folder, _references(config, run, stage), context.data, context.progress)
+    job = _job(config, run, stage, folder, context)
+    if stage.name == "evals":
+        context.team.exchange(folder)
     start = time.monotonic()
     result = stage.run(config, job)
     seconds = time.monotonic() - start
@@ -248,6 +234,12 @@ def _run_stage(
     write_manifest(folder, done, result)
     close_workspace(folder, artifact)
     context.progress.note(f"{stage.folder}: done in {seconds:.0f} s")
+
+
+def _job(config: RunConfig, run: Path, stage: Stage, folder: Path, context: _Context) -> StageJob:
+    """What the stage is given."""
+    models = references(config, run, stage)
+    return StageJob(folder, models, context.data, context.progress, context.team)
 
 
 def _report(config: RunConfig, run: Path, changed: bool) -> tuple[Path, str]:

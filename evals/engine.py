@@ -2,12 +2,14 @@
 
 Requests that begin alike are scored together, and what they share runs once (`evals.sharing`).
 Batches hold a number of tokens, not of sequences; running out of memory halves it and goes on.
+Several processes share the batches of one, so how many there are changes no number.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from align.generation import Response, Sampling, generate
 from align.packing import packed
 from align.progress import NullProgress, Progress
+from align.team import ALONE, Team
 from evals.passes import Passes
-from evals.requests import Request, batches, merge_prefixes, prefix_id, windows
+from evals.requests import Request, batches, deal, merge_prefixes, prefix_id, windows
 from evals.sharing import alone, cut, share, tree_order
 from evals.stops import Answer, Stops
 
@@ -46,11 +49,14 @@ class LogLikelihoods(NamedTuple):
 class Engine:
     """Scores and samples with one model.
 
+    Every process of a team calls the same methods with the same arguments, and gets all results.
+
     Args:
         model: Causal LM in evaluation mode, adapters merged.
         tokenizer: Its tokenizer, with BOS or EOS.
         batch_tokens: Tokens a forward pass, padding included.
         progress: Where to report.
+        team: The processes that share the work.
     """
 
     def __init__(
@@ -59,9 +65,10 @@ class Engine:
         tokenizer: PreTrainedTokenizerBase,
         batch_tokens: int = 8192,
         progress: Progress | None = None,
+        team: Team = ALONE,
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.batch_tokens = batch_tokens
+        self.batch_tokens, self.team = batch_tokens, team
         self.progress = progress or NullProgress()
         self.label = "scoring"
         self.device = model.device
@@ -99,9 +106,11 @@ class Engine:
             )
 
         def plan(waiting: list[int], budget: int) -> list[list[int]]:
-            return cut([paths[index] for index in waiting], budget)
+            places = cut([paths[index] for index in waiting], budget)
+            return [[waiting[place] for place in batch] for batch in places]
 
-        scored = self._in_batches(tree_order(paths), plan, run)
+        sizes = [len(row) for row in rows]
+        scored = self._in_batches(plan(tree_order(paths), self.batch_tokens), sizes, plan, run)
         for host, results in zip(hosts, scored, strict=True):
             for member, (total, best) in zip(host.members, results, strict=True):
                 sums[usable[member]], greedy[usable[member]] = total, best
@@ -148,33 +157,36 @@ class Engine:
             responses = generate(self.model, rows, sampling, ended=stops.ended if stop else None)
             return [stops.answer(response) for response in responses]
 
-        def plan(waiting: list[int], budget: int) -> list[list[int]]:
-            return batches([len(prompts[index]) + max_new_tokens for index in waiting], budget)
-
+        sizes = [len(prompt) + max_new_tokens for prompt in prompts]
+        whole = _plan(sizes, range(len(prompts)), self.batch_tokens)
         with packed(self.model):
-            return self._in_batches(list(range(len(prompts))), plan, run)
+            return self._in_batches(whole, sizes, partial(_plan, sizes), run)
 
     def sample(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, seed: int
     ) -> list[Response]:
         """Sampled responses, in the order of the prompts; the same for any order and batch size.
 
-        Draws are made in fixed blocks of the sorted prompts with a generator each, seeded by the
-        block's content, so a response depends on the set of prompts and the seed alone.
+        Draws are made in fixed blocks of the sorted prompts with a generator each, so a response
+        depends on the set of prompts and the seed alone. A block is a batch while memory lasts.
         """
         self._check_room(prompts, max_new_tokens)
         sampling = self._sampling(max_new_tokens, temperature)
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
-        responses: dict[int, Response] = {}
-        with packed(self.model), self.progress.task(self.label, len(prompts)) as task:
-            for start in range(0, len(order), _SAMPLED_TOGETHER):
-                block = order[start : start + _SAMPLED_TOGETHER]
-                generator = torch.Generator().manual_seed(_seed(seed, start))
-                rows = [prompts[index] for index in block]
-                drawn = generate(self.model, rows, sampling, generator)
-                responses.update(zip(block, drawn, strict=True))
-                task.advance(len(block))
-        return [responses[index] for index in range(len(prompts))]
+        starts = range(0, len(order), _SAMPLED_TOGETHER)
+        blocks = [order[start : start + _SAMPLED_TOGETHER] for start in starts]
+        draws = torch.empty(len(prompts), max_new_tokens)
+        for start, block in zip(starts, blocks, strict=True):
+            generator = torch.Generator().manual_seed(_seed(seed, start))
+            draws[block] = torch.rand(len(block), max_new_tokens, generator=generator)
+
+        def run(batch: list[int]) -> list[Response]:
+            rows = [prompts[index] for index in batch]
+            return generate(self.model, rows, sampling, draws=draws[batch])
+
+        sizes = [len(prompt) + max_new_tokens for prompt in prompts]
+        with packed(self.model):
+            return self._in_batches(blocks, sizes, partial(_plan, sizes), run)
 
     def close(self) -> None:
         """Let go of the model, so that its memory can be used again."""
@@ -198,30 +210,43 @@ class Engine:
 
     def _in_batches(
         self,
-        order: list[int],
+        whole: list[list[int]],
+        sizes: Sequence[int],
         plan: Callable[[list[int], int], list[list[int]]],
         run: Callable[[list[int]], list[Outcome]],
     ) -> list[Outcome]:
-        """Call `run` on batches of the indices in `order`; outcomes from index 0 on.
+        """Call `run` on batches, those of one process each; all outcomes from index 0 on.
 
-        `plan` cuts a list of waiting indices into batches of places in it, by token budget. Out of
-        memory halves the budget for what is left; one sequence that does not fit raises.
+        Args:
+            whole: Batches of all indices, the same on every process.
+            sizes: Tokens of each index.
+            plan: Cuts indices into batches by token budget. Out of memory halves the budget for
+                what is left; one sequence that does not fit raises.
+            run: Outcomes of a batch.
         """
+        costs = [len(batch) * max(sizes[index] for index in batch) for batch in whole]
+        waiting = [whole[place] for place in deal(costs, self.team.count)[self.team.rank]]
         results: dict[int, Outcome] = {}
-        waiting = order
-        with self.progress.task(self.label, len(order)) as task:
+        with self.progress.task(self.label, sum(map(len, waiting))) as task:
             while waiting:
                 left: list[int] = []
-                for places in plan(waiting, self.batch_tokens):
-                    batch = [waiting[place] for place in places]
+                for batch in waiting:
                     done = None if left else self._attempt(batch, run)
                     if done is None:
                         left += batch
                         continue
                     results.update(zip(batch, done, strict=True))
                     task.advance(len(batch))
-                waiting = left
-        return [results[index] for index in range(len(order))]
+                waiting = plan(left, self.batch_tokens)
+        return self._gather(results)
+
+    def _gather(self, mine: dict[int, Outcome]) -> list[Outcome]:
+        """The outcomes of all processes, which go on with the smallest budget of any."""
+        outcomes: dict[int, Outcome] = {}
+        for found, tokens in self.team.exchange((mine, self.batch_tokens)):
+            outcomes |= found
+            self.batch_tokens = min(self.batch_tokens, tokens)
+        return [outcomes[index] for index in range(len(outcomes))]
 
     def _attempt(
         self, batch: list[int], run: Callable[[list[int]], list[Outcome]]
@@ -229,8 +254,8 @@ class Engine:
         """The batch's results, or None after halving the budget because memory ran out."""
         try:
             return run(batch)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
+        except RuntimeError as error:
+            if len(batch) == 1 or not _out_of_memory(error):
                 raise
         # Outside the handler: the exception keeps the failed pass's tensors alive.
         self.batch_tokens = max(1, self.batch_tokens // 2)
@@ -238,6 +263,19 @@ class Engine:
             torch.cuda.empty_cache()
         self.progress.note(f"out of memory: going on with {self.batch_tokens} tokens a batch")
         return None
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out; CPUs have no exception of their own for it."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+
+
+def _plan(sizes: Sequence[int], indices: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of sequences in batches by token budget."""
+    places = batches([sizes[index] for index in indices], budget)
+    return [[indices[place] for place in batch] for batch in places]
 
 
 def _seed(seed: int, block: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,7 +110,11 @@ class PromptsTask:
         answers = [decode_response(engine.tokenizer, response.ids) for response in drawn]
         finished = [response.finished for response in drawn]
         lengths = [len(r.ids) - int(r.finished) for r in drawn]
-        columns = {name: self._score(name, used, answers) for name in self.scores}
+        # One process scores: the others need no reward model.
+        columns = {
+            name: engine.team.from_main(partial(self._score, name, used, answers))
+            for name in self.scores
+        }
         columns |= {"length": np.array(lengths, float), "finished": np.array(finished, float)}
         prompts = self.texts(used)
         return TaskResult(

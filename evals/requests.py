@@ -97,6 +97,17 @@ def merge_prefixes(requests: Sequence[Request]) -> list[Host]:
     return hosts
 
 
+def deal(costs: Sequence[int], count: int) -> list[list[int]]:
+    """Places of pieces of work for `count` processes: the dearest first, to the least busy."""
+    shares: list[list[int]] = [[] for _ in range(count)]
+    busy = [0] * count
+    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
+        least = busy.index(min(busy))
+        shares[least].append(place)
+        busy[least] += costs[place]
+    return [sorted(share) for share in shares]
+
+
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Indices in batches, longest first, of at most `budget` tokens with padding included.
 

@@ -2,14 +2,15 @@
 
 Each model is loaded once and scored on every task whose stored result is not up to date. Numbers,
 comparisons and tables come from the stored rows afterwards, so they can be made again without a
-model. The ledger is written last.
+model. The ledger is written last. Several processes score together; the main one alone reads and
+writes results.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -51,6 +52,18 @@ class _Run:
     entries: Mapping[str, Entry]
 
 
+class _Stored(NamedTuple):
+    """Results of one stage on disk."""
+
+    model: dict[str, Any]
+    """What the model's numbers depend on."""
+    keys: dict[str, dict[str, Any]]
+    """What each task's numbers depend on."""
+    found: dict[str, TaskResult | None]
+    """None where a result is not up to date."""
+    probe: list[float] | None
+
+
 def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = None) -> StageResult:
     """Evaluate every stage and write `ledger.json`.
 
@@ -78,7 +91,10 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
         entries[PROMPTS] = prompts
     run = _Run(config, job, entries)
     resampling = Resampling(section.resamples, section.confidence, config.seed)
-    results, overlap = _evaluate(run), _overlap(run)
+    results = _evaluate(run)
+    if not job.team.main:
+        return StageResult(metrics={})
+    overlap = _overlap(run)
     found = {row["task"]: frozenset(row.pop("items")) for row in overlap}
     results = replace(results, contaminated=found)
     audited = audit_reward(config, job, entries, rewards, resampling) if rewards else None
@@ -117,27 +133,40 @@ def _evaluate_stage(
     run: _Run, stage: str, probes: dict[str, list[float]]
 ) -> tuple[dict[str, TaskResult], list[float]]:
     """All tasks on one model, loaded only if a result is not up to date; and its probe."""
-    folder = run.job.folder / stage
-    model = model_key(run.config, run.job.inputs[stage])
-    keys = {name: result_key(model, entry) for name, entry in run.entries.items()}
-    found = {name: stored_result(folder / name, key) for name, key in keys.items()}
-    probe = cached_json(folder / "probe.json", model)
+    folder, team = run.job.folder / stage, run.job.team
+    stored = team.from_main(lambda: _stored(run, stage))
+    found, probe = stored.found, stored.probe
     if probe is None or None in found.values():
         engine = _load_engine(run, stage)
         probe = _probe(engine)
         _check_changed(stage, probe, probes)
         engine.progress = run.job.progress
-        write_json_atomic(folder / "probe.json", {"key": model, "value": probe})
+        if team.main:
+            write_json_atomic(folder / "probe.json", {"key": stored.model, "value": probe})
         for name, entry in run.entries.items():
             if found[name] is None:
                 engine.label = f"{stage}/{name}"
                 result = entry.task.evaluate(engine, entry.rows)
-                save_result(folder / name, result, keys[name])
+                if team.main:
+                    save_result(folder / name, result, stored.keys[name])
                 found[name] = result
         engine.close()
     else:
         run.job.progress.note(f"{stage}: all tasks up to date")
     return {name: result for name, result in found.items() if result is not None}, probe
+
+
+def _stored(run: _Run, stage: str) -> _Stored:
+    """What the stage's folder holds that is up to date."""
+    folder = run.job.folder / stage
+    model = model_key(run.config, run.job.inputs[stage])
+    keys = {name: result_key(model, entry) for name, entry in run.entries.items()}
+    return _Stored(
+        model=model,
+        keys=keys,
+        found={name: stored_result(folder / name, key) for name, key in keys.items()},
+        probe=cached_json(folder / "probe.json", model),
+    )
 
 
 def _load_engine(run: _Run, stage: str) -> Engine:
@@ -149,7 +178,7 @@ def _load_engine(run: _Run, stage: str) -> Engine:
     assert section is not None
     device = pick_device(run.config.device)
     loaded = load_model(run.job.inputs[stage], device=device)
-    return Engine(loaded.model, loaded.tokenizer, section.batch_tokens)
+    return Engine(loaded.model, loaded.tokenizer, section.batch_tokens, team=run.job.team)
 
 
 def _probe(engine: Engine) -> list[float]:

@@ -20,18 +20,19 @@ LIGHT_MODULES = (
     "align.artifacts",
     "align.checkpoints",
     "align.progress",
+    "align.team",
     "align.cli",
     "align.doctor",
 )
 # A module may import its own layer and those above it in this list. Modules of align that are not
 # named here are what stages are made of (data, models): layer TOOLS.
 LAYERS = (
-    ("errors", "files", "complaints"),
+    ("errors", "files", "complaints", "team"),
     ("config", "artifacts", "checkpoints", "progress", "settings", "callbacks"),
     (),
     ("pretrain", "sft", "ppo", "reward", "evals"),
-    ("pipeline", "stages", "preview"),
-    ("cli",),
+    ("pipeline", "inputs", "stages", "preview"),
+    ("cli", "__main__"),
 )
 TOOLS = 2
 TRAINERS = ("align.pretrain", "align.sft", "align.ppo", "reward.train")

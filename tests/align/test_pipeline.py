@@ -16,6 +16,7 @@ from align.config import RunConfig
 from align.errors import UserError
 from align.progress import NullProgress
 from align.stages import STAGES
+from align.team import Team
 
 LORA = {"base": "org/name", "adapters": []}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "sklearn", "matplotlib"}
@@ -133,3 +134,81 @@ def test_a_finished_run_loads_no_library_of_training(ran: list[str]) -> None:
         *(f"{name}: up to date" for name in ("2-sft", "3-reward", "4-ppo")),
         "0 []",
     ]
+
+
+class Member(Team):
+    """A process whose partner gives what `heard` holds; `said` is what it gives itself."""
+
+    def __init__(self, rank: int, heard: Any = None) -> None:
+        super().__init__(rank, 2)
+        object.__setattr__(self, "heard", heard)
+        object.__setattr__(self, "said", [])
+
+    def exchange(self, mine: Any) -> list[Any]:
+        self.said.append(mine)
+        return [mine, self.heard] if self.main else [self.heard, mine]
+
+
+def run_as(team: Team, until: str | None = None, **changes: Any) -> None:
+    evals = {"tasks": {}, "prompts": 0}
+    config = RunConfig.model_validate(document() | {"evals": evals} | changes)
+    pipeline.run_pipeline(config, until=until, command="", progress=NullProgress(), team=team)
+
+
+def test_several_processes_refuse_to_train(ran: list[str]) -> None:
+    team = Member(0)
+    message = r"2-sft: this stage has to run \(not complete: no manifest\), but 2 processes only"
+    with pytest.raises(UserError, match=message):
+        run_as(team, "evals")
+    assert (ran, team.said) == ([], [])
+
+
+def test_the_main_process_calls_the_others_to_its_evaluation(
+    ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(document())
+    team = Member(0)
+    run_as(team, "evals")
+    assert ran == ["sft", "reward", "ppo", "evals"]
+    assert team.said == [Path("runs/tiny/.5-evals.partial")]
+    done = Member(0)
+    run_as(done, "evals")
+    assert (ran[4:], done.said) == ([], [None])
+
+
+def test_another_process_joins_the_evaluation_and_writes_nothing(
+    ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[StageJob] = []
+
+    def evaluate(config: RunConfig, job: StageJob) -> StageResult:
+        jobs.append(job)
+        return StageResult({})
+
+    run(document())
+    stages = (*pipeline.STAGES[:-1], replace(pipeline.STAGES[-1], run=evaluate))
+    monkeypatch.setattr(pipeline, "STAGES", stages)
+    files = sorted(Path().rglob("*"))
+    idle = Member(1, None)
+    run_as(idle)
+    assert jobs == []
+    team = Member(1, Path("there"))
+    run_as(team)
+    (job,) = jobs
+    assert (job.folder, job.team) == (Path("there"), team)
+    assert sorted(job.inputs) == ["base", "ppo", "reward", "sft"]
+    assert team.said == [None]
+    assert sorted(Path().rglob("*")) == files
+
+
+def test_threads_reach_a_torch_that_is_imported(
+    ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    run_as(Member(1), threads=3)
+    assert (os.environ["OMP_NUM_THREADS"], chosen) == ("3", [3])
+    run(document() | {"threads": 2})
+    assert (os.environ["OMP_NUM_THREADS"], chosen) == ("2", [3])

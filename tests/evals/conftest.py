@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from threading import Barrier, Thread
 from typing import Any
 
 import pytest
 
+from align.team import Team
 from evals.engine import Engine
 
 TEXT = [
@@ -64,6 +68,47 @@ def make_model(vocabulary: int, seed: int = 0, context: int = 96) -> Any:
         return LlamaForCausalLM(config).eval()
 
 
+@dataclass(frozen=True)
+class Threaded(Team):
+    """One of several threads that stand for processes."""
+
+    board: tuple[list[Any], Barrier] = ([], Barrier(1))
+
+    def exchange(self, mine: Any) -> list[Any]:
+        values, barrier = self.board
+        values[self.rank] = mine
+        barrier.wait(60)
+        found = list(values)
+        barrier.wait(60)
+        return found
+
+
+def run_in_threads(count: int, work: Callable[[Team], Any]) -> list[Any]:
+    """What `work` gives in each of `count` processes."""
+    board: tuple[list[Any], Barrier] = ([None] * count, Barrier(count))
+    given: list[Any] = [None] * count
+
+    def run(rank: int) -> None:
+        try:
+            given[rank] = work(Threaded(rank, count, board))
+        except BaseException:
+            board[1].abort()
+            raise
+
+    threads = [Thread(target=run, args=(rank,)) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return given
+
+
+@pytest.fixture(scope="session")
+def in_threads() -> Callable[[int, Callable[[Team], Any]], list[Any]]:
+    """What work gives in each of several processes that are threads of this one."""
+    return run_in_threads
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     return make_tokenizer()
@@ -80,6 +125,6 @@ def engine(tiny_model: Any, tiny_tokenizer: Any) -> Engine:
 
 
 @pytest.fixture(scope="session")
-def model_of(tiny_tokenizer: Any) -> Callable[[int], Any]:
-    """A tiny model of any seed."""
-    return lambda seed: make_model(len(tiny_tokenizer), seed)
+def model_of(tiny_tokenizer: Any) -> Callable[..., Any]:
+    """A tiny model of any seed, and context."""
+    return partial(make_model, len(tiny_tokenizer))

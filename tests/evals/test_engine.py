@@ -175,30 +175,61 @@ def test_prompts_without_room_are_refused(engine: Engine) -> None:
         engine.generate([[5] * 90], 10)
 
 
-def failing_above(model: Any, rows: int) -> Callable[..., Any]:
+def no_gpu_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+
+def no_cpu_memory() -> None:
+    torch.empty(2**60)  # torch's own error for 2^62 bytes
+
+
+def failing_above(
+    model: Any, rows: int, fail: Callable[[], None] = no_gpu_memory
+) -> Callable[..., Any]:
     """A trunk that runs out of memory above so many sequences."""
     forward = model.forward
 
     def limited(*args: Any, **kwargs: Any) -> Any:
         if kwargs["input_ids"].shape[0] > rows:
-            raise torch.OutOfMemoryError("no memory")
+            fail()
         return forward(*args, **kwargs)
 
     return limited
 
 
+@pytest.mark.parametrize("fail", [no_gpu_memory, no_cpu_memory])
 def test_out_of_memory_halves_the_batch_and_goes_on(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], None]
 ) -> None:
     requests = random_requests(30)
     expected = engine.loglikelihoods(requests).sums
+    prompts = [[5 + n % 20] * (n % 13 + 2) for n in range(70)]
+    sampled = [response.ids for response in engine.sample(prompts, 8, 1.0, seed=3)]
+    greedy = [answer.ids for answer in engine.generate(prompts, 8)]
     out = io.StringIO()
     large = Engine(engine.model, engine.tokenizer, 4000, Progress(out=out))
     trunk = engine.model.base_model
-    monkeypatch.setattr(trunk, "forward", failing_above(trunk, 3))
+    monkeypatch.setattr(trunk, "forward", failing_above(trunk, 3, fail))
     np.testing.assert_allclose(large.loglikelihoods(requests).sums, expected, atol=1e-4)
     assert large.batch_tokens < 4000
     assert f"going on with {large.batch_tokens} tokens" in out.getvalue()
+    for work, expected_ids in ((large.sample, sampled), (large.generate, greedy)):
+        large.batch_tokens = 4000
+        settings = (1.0, 3) if work == large.sample else ()
+        assert [found.ids for found in work(prompts, 8, *settings)] == expected_ids
+        assert large.batch_tokens < 100  # 3 sequences of at most 14 + 8 tokens, or little more
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    trunk = engine.model.base_model
+    monkeypatch.setattr(trunk, "forward", failing_above(trunk, 3, fail))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        engine.loglikelihoods(random_requests(30))
 
 
 def test_one_sequence_without_memory_is_an_error(

@@ -28,6 +28,12 @@ def test_benjamini_hochberg_by_hand() -> None:
     assert benjamini_hochberg([0.04, 0.01, 0.03]) == pytest.approx([0.04, 0.03, 0.04])
 
 
+def test_holm_by_hand() -> None:
+    # (m - j + 1) p: .4 first of 3 -> 1.2, no probability; the others are no less.
+    assert holm([0.6, 0.4, 0.5]) == [1.0, 1.0, 1.0]
+    assert holm([0.2, 0.1]) == pytest.approx([0.2, 0.2])
+
+
 def test_nothing_to_adjust() -> None:
     assert holm([]) == benjamini_hochberg([]) == []
 

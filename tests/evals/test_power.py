@@ -37,6 +37,17 @@ def test_pairs_needed_by_hand() -> None:
     assert pairs_needed(0.1, 0.3) == 234
 
 
+def test_needed_items_are_rounded_up() -> None:
+    # 100 (2.801585 * .01 / .0277)^2 = 102.3 items are 103.
+    assert items_needed(0.0277, 0.01, 100) == 103
+
+
+def test_pairs_needed_where_every_change_is_a_loss() -> None:
+    # c = |d| = .5: (1.959964 sqrt(.5) + .841621 sqrt(.25))^2 / .25 = (1.385904 + .420811)^2 / .25
+    # = 13.06.
+    assert pairs_needed(-0.5, 0.5) == pairs_needed(0.5, 0.5) == 14
+
+
 def test_pairs_needed_promise_the_power_of_the_test() -> None:
     effect, changed = 0.1, 0.2
     n = pairs_needed(effect, changed)

@@ -52,6 +52,18 @@ def test_newcombe_paired_reproduces_a_published_example() -> None:
     assert interval == pytest.approx((-0.1186, -0.0046), abs=5e-5)
 
 
+def test_newcombe_paired_leaves_a_negative_correlation_as_it_is() -> None:
+    # n = 10: 1 both, 4 gained, 3 lost, 2 neither. Margins 5, 5, 4, 6; cross = 1*2 - 4*3 = -10, so
+    # phi = -10 / sqrt(600), uncorrected. d = .1.
+    phi = -10 / 600**0.5
+    (l_a, u_a), (l_b, u_b) = wilson(5, 10), wilson(4, 10)
+    x, y = 0.5 - l_a, u_b - 0.4
+    low = 0.1 - (x * x - 2 * phi * x * y + y * y) ** 0.5
+    x, y = u_a - 0.5, 0.4 - l_b
+    high = 0.1 + (x * x - 2 * phi * x * y + y * y) ** 0.5
+    assert newcombe_paired(PairedCounts(1, 4, 3, 2)) == pytest.approx((low, high))
+
+
 def test_newcombe_paired_by_hand() -> None:
     # n = 10: 4 both, 1 gained, 2 lost, 3 neither. Margins 5, 5, 6, 4; cross = 4*3 - 1*2 = 10, less
     # n/2 = 5: phi = 5 / sqrt(600). d = -0.1; x = p_a - l_a, y = u_b - p_b from Wilson's 5 and 6
@@ -121,3 +133,11 @@ def test_tangos_interval_ends_where_the_test_does() -> None:
     assert tango(0, 0, 30) == pytest.approx((-0.113513, 0.113513), abs=1e-6)
     assert tango(30, 0, 30).high == 1.0
     assert tango(0, 30, 30).low == -1.0
+
+
+def test_the_statistic_of_an_impossible_difference_is_infinite() -> None:
+    # Nobody changed, so the likeliest chance to lose is 0 under a difference of 1 and 1 under -1:
+    # no variance is left, and the observed difference of 0 lies 10 items away.
+    assert tango_statistic(0, 0, 10, 1.0) == -float("inf")
+    assert tango_statistic(0, 0, 10, -1.0) == float("inf")
+    assert tango_statistic(0, 0, 10, 0.0) == 0.0

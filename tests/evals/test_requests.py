@@ -11,6 +11,7 @@ from evals.requests import (
     Request,
     batches,
     chat_request,
+    deal,
     merge_prefixes,
     prefix_id,
     text_request,
@@ -100,6 +101,14 @@ def test_every_request_is_a_prefix_of_its_host() -> None:
     ids = [host.ids for host in hosts]
     assert not any(a != b and b[: len(a)] == a for a in ids for b in ids)
     assert len(set(ids)) == len(ids)
+
+
+def test_work_is_dealt_to_the_least_busy_by_hand() -> None:
+    # 5 to the first, 3 and 3 to the second (0 < 5, 3 < 5), 2 to the first (5 < 6), 1 to the
+    # second (6 < 7).
+    assert deal([1, 5, 3, 3, 2], 2) == [[1, 4], [0, 2, 3]]
+    assert deal([4, 7], 3) == [[1], [0], []]
+    assert deal([4, 7, 7], 1) == [[0, 1, 2]]
 
 
 def test_batches_by_hand() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from align.data.encoding import response_text
 from align.data.sources import DataContext
 from align.errors import UserError
 from align.models import save_model
-from align.progress import Progress
+from align.progress import NullProgress, Progress
 from align.references import ModelReference
+from align.team import Team
 from evals.audit import Rewards
 from evals.run import run_evals
 
@@ -157,6 +160,12 @@ def said(job: StageJob) -> str:
 def ledger_of(job: StageJob) -> dict[str, Any]:
     ledger: dict[str, Any] = json.loads((job.folder / "ledger.json").read_text(encoding="utf-8"))
     return ledger
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def find(rows: list[dict[str, Any]], **keys: Any) -> dict[str, Any]:
@@ -438,3 +447,34 @@ def test_run_without_rewards_and_prompts(job: StageJob, monkeypatch: pytest.Monk
     ledger = ledger_of(job)
     assert (ledger["reward_model"], ledger["samples"]) == (None, [])
     assert {row["task"] for row in ledger["estimates"]} == {"reviews", "tavi", "text"}
+
+
+def test_two_processes_keep_one_ledger(
+    job: StageJob, tmp_path: Path, in_threads: Callable[..., Any]
+) -> None:
+    calls: list[int] = []
+
+    def counted(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+        calls.append(len(prompts))
+        return vowels(prompts, completions, **columns)
+
+    run_evals(config_of(batch_tokens=100), job, counted)
+    expected = contents(job.folder)
+    shutil.rmtree(job.folder)
+    job.folder.mkdir()
+    folders = [job.folder, tmp_path / "of another machine"]
+
+    def work(team: Team) -> Any:
+        own = replace(job, folder=folders[team.rank], progress=NullProgress(), team=team)
+        return run_evals(config_of(batch_tokens=100), own, counted)
+
+    main, other = in_threads(2, work)
+    assert contents(job.folder) == expected
+    assert not folders[1].exists()
+    assert calls == [4] * 6  # three models, once alone and once together
+    assert (len(main.metrics) > 10, other.metrics) == (True, {})
+    # Half done: what is stored is not run again, and the others learn so.
+    (job.folder / "sft" / "tavi" / "manifest.json").unlink()
+    in_threads(2, work)
+    assert contents(job.folder) == expected
+    assert len(calls) == 6

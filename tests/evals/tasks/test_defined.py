@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from align.config import RunConfig, SourceConfig, TaskConfig
 from align.data.sources import DataContext
 from align.errors import UserError
-from align.pipeline import _data_inputs
+from align.inputs import _data_inputs
 from align.settings import load_run
 from align.stages import STAGES, sources
 from evals.engine import Engine
