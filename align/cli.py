@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
@@ -41,7 +41,6 @@ STAGES = {
     "sft": ("sft", "Run up to supervised fine-tuning."),
     "reward": ("reward", "Run up to the reward model."),
     "ppo": ("ppo", "Run up to PPO."),
-    "eval": ("evals", "Run up to the evaluation of every stage."),
 }
 """Command -> the last stage it runs (None: all, with the report) and its help."""
 EXIT_CODES = {"pass": 0, "fail": 1, "insufficient evidence": 3}
@@ -75,21 +74,79 @@ def _add_stage_command(name: str, until: str | None, text: str) -> None:
 
     @app.command(name, help=text)
     def command(config: Config, overrides: Overrides = None, quiet: Quiet = False) -> None:
-        from align.progress import Progress
+        _run_until(until, config, overrides, quiet)
 
-        run = _load(config, overrides)
-        from align.pipeline import run_pipeline
 
-        words = f"align {shlex.join(sys.argv[1:])}"
-        with Progress(quiet=quiet) as progress:
-            summary = run_pipeline(run, until=until, command=words, progress=progress)
-            if summary.report is not None:
-                progress.note(f"gate: {summary.verdict}; report: {summary.report}")
-        raise typer.Exit(_exit_code(run, summary.verdict))
+def _run_until(
+    until: str | None, config: Path, overrides: list[str] | None, quiet: bool
+) -> NoReturn:
+    """Run the pipeline; the gate's verdict is the exit code."""
+    from align.progress import Progress
+
+    run = _load(config, overrides)
+    from align.pipeline import run_pipeline
+
+    words = f"align {shlex.join(sys.argv[1:])}"
+    with Progress(quiet=quiet) as progress:
+        summary = run_pipeline(run, until=until, command=words, progress=progress)
+        if summary.report is not None:
+            progress.note(f"gate: {summary.verdict}; report: {summary.report}")
+    raise typer.Exit(_exit_code(run, summary.verdict))
 
 
 for _name, (_until, _text) in STAGES.items():
     _add_stage_command(_name, _until, _text)
+
+
+@app.command("eval")
+def evaluate(
+    subject: Annotated[str, typer.Argument(help="YAML file of a run, or any model.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="Of a model: TASK=ROWS, such as arc_easy=arc.jsonl. Or key=value."),
+    ] = None,
+    tasks: Annotated[Path | None, typer.Option(help="YAML file with a section `evals`.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of a model's results; default: results.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="A model's name in that folder.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate every stage of a run, or any model on tasks of its own."""
+    if subject.endswith((".yaml", ".yml")):
+        if (tasks, out, name) != (None, None, None):
+            raise UserError("--tasks, --out, --name go with a model, not with a run", where=subject)
+        _run_until("evals", Path(subject), settings, quiet)
+    from align.evaluation import lone_run
+    from align.progress import Progress
+
+    place = out or "results"
+    run = _prepare(lone_run(subject, settings or (), tasks=tasks, out=place, name=name))
+    from align.evaluation import evaluate_lone
+
+    with Progress(quiet=quiet) as progress:
+        for line in evaluate_lone(run, progress):
+            progress.note(line)
+
+
+@app.command()
+def compare(
+    results: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, of their 5-evals/STAGE, of `align eval`.")
+    ],
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File to write the tables to.")] = None,
+) -> None:
+    """Compare stored results of models with those of the first, item by item."""
+    from align.artifacts import write_json_atomic
+    from evals.compare import compare_stored
+    from evals.report.lines import comparison_lines
+
+    tables = compare_stored(results, task or ())
+    for line in comparison_lines(tables):
+        typer.echo(line)
+    if json is not None:
+        write_json_atomic(json, tables)
 
 
 @app.command()
@@ -171,9 +228,15 @@ def _exit_code(run: RunConfig, verdict: str | None) -> int:
 
 def _load(config: Path, overrides: list[str] | None) -> RunConfig:
     """The checked configuration, with the environment set as it needs."""
-    from align.settings import load_run, uses_network
+    from align.settings import load_run
 
-    run = load_run(config, overrides or ())
+    return _prepare(load_run(config, overrides or ()))
+
+
+def _prepare(run: RunConfig) -> RunConfig:
+    """The same run, with the environment set as it needs."""
+    from align.settings import uses_network
+
     _set_environment(offline=not uses_network(run))
     return run
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from evals.score import compare, estimate, pair_results
+from evals.score import compare, estimate, pair_results, standard_error
 from evals.stats import Resampling
 from evals.task import BiasTask, Task, TaskResult
 from evals.tasks.classification import ClassificationTask
@@ -78,7 +78,7 @@ def estimate_table(results: Results, resampling: Resampling) -> Table:
     return [
         {"stage": stage, "task": name, "metric": metric.name}
         | asdict(estimate(metric, result, resampling))
-        | {"better": metric.better}
+        | {"stderr": standard_error(metric, result), "better": metric.better}
         for stage, name, task, result in _each(results)
         for metric in task.metrics
     ]

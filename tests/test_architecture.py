@@ -30,7 +30,7 @@ LAYERS = (
     ("config", "artifacts", "checkpoints", "progress", "settings", "callbacks"),
     (),
     ("pretrain", "sft", "ppo", "reward", "evals"),
-    ("pipeline", "stages", "preview"),
+    ("pipeline", "stages", "preview", "evaluation"),
     ("cli",),
 )
 TOOLS = 2
