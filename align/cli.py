@@ -110,22 +110,31 @@ def evaluate(
         str | None, typer.Option(help="Folder of a model's results; default: results.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="A model's name in that folder.")] = None,
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(help="A task of an installed lm-evaluation-harness; repeatable."),
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder of more such tasks.", exists=True)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First rows of such tasks.")] = None,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Their examples.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Evaluate every stage of a run, or any model on tasks of its own."""
     if subject.endswith((".yaml", ".yml")):
-        if (tasks, out, name) != (None, None, None):
-            raise UserError("--tasks, --out, --name go with a model, not with a run", where=subject)
+        if any(given is not None for given in (tasks, out, name, lm_eval)):
+            raise UserError("--tasks, --out, --name, --lm-eval go with a model", where=subject)
         _run_until("evals", Path(subject), settings, quiet)
-    from align.evaluation import lone_run
+    from align.evaluation import Harness, evaluate_lone, lone_run
     from align.progress import Progress
 
+    harness = Harness(tuple(lm_eval or ()), include_path, limit, num_fewshot)
     place = out or "results"
-    run = _prepare(lone_run(subject, settings or (), tasks=tasks, out=place, name=name))
-    from align.evaluation import evaluate_lone
-
+    run = lone_run(subject, settings or (), tasks=tasks, out=place, name=name)
+    _prepare(run, online=bool(lm_eval))
     with Progress(quiet=quiet) as progress:
-        for line in evaluate_lone(run, progress):
+        for line in evaluate_lone(run, progress, harness):
             progress.note(line)
 
 
@@ -233,11 +242,11 @@ def _load(config: Path, overrides: list[str] | None) -> RunConfig:
     return _prepare(load_run(config, overrides or ()))
 
 
-def _prepare(run: RunConfig) -> RunConfig:
+def _prepare(run: RunConfig, *, online: bool = False) -> RunConfig:
     """The same run, with the environment set as it needs."""
     from align.settings import uses_network
 
-    _set_environment(offline=not uses_network(run))
+    _set_environment(offline=not (online or uses_network(run)))
     return run
 
 
@@ -249,6 +258,7 @@ def _set_environment(*, offline: bool) -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
+        "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if offline:

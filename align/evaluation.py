@@ -10,7 +10,9 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from align.artifacts import StageJob, make_folder, stage_lock
 from align.config import RunConfig
@@ -19,6 +21,24 @@ from align.progress import Progress
 from align.references import ModelReference
 from align.settings import load_run, parse_run
 from align.stages import data_context, model_of
+
+if TYPE_CHECKING:
+    from evals.plan import Entry
+
+
+@dataclass(frozen=True)
+class Harness:
+    """Tasks of an installed lm-evaluation-harness."""
+
+    names: tuple[str, ...] = ()
+    """Tasks, groups or tags."""
+    folder: Path | None = None
+    """More definitions."""
+    limit: int | None = None
+    """At most so many rows a task, the first ones."""
+    shots: int | None = None
+    """Examples before a question; default: the task's."""
+
 
 TRAINING = ("pretrain", "sft", "reward", "ppo")
 FORMS = "TASK=ROWS with a definition's name or .yaml file, or key=value with a key of a run's YAML"
@@ -41,19 +61,18 @@ def lone_run(
     """
     given = [f"name={json.dumps(name or model_name(model))}", f"output={json.dumps(out)}"]
     given += [f"model.base={json.dumps(model)}", "model.adapters=[]", "model.revision=null"]
-    given += [f"{stage}=null" for stage in TRAINING] + ["report.gate=[]"]
+    given += [f"{stage}=null" for stage in TRAINING] + ["report.gate=[]", "evals.tasks={}"]
     given += [_setting(text, absolute=tasks is not None) for text in settings]
-    if tasks is not None:
-        run = load_run(tasks, given)
-    else:
-        run = parse_run(Path("tasks"), "evals: {tasks: {}}\n", given)
-    if run.evals is None or not run.evals.tasks:
-        raise UserError("no task to evaluate", where=model, allowed=f"--tasks FILE, or {FORMS}")
-    return run
+    return load_run(tasks, given) if tasks is not None else parse_run(Path("tasks"), "{}", given)
 
 
-def evaluate_lone(run: RunConfig, progress: Progress) -> list[str]:
+def evaluate_lone(run: RunConfig, progress: Progress, harness: Harness | None = None) -> list[str]:
     """Bring a model's results up to date, and return them as lines of a table.
+
+    Args:
+        run: See `lone_run`.
+        progress: Where to report.
+        harness: Further tasks.
 
     Raises:
         UserError: A task, its rows or the model is wrong, or the folder holds another model.
@@ -63,6 +82,9 @@ def evaluate_lone(run: RunConfig, progress: Progress) -> list[str]:
     from evals.report.lines import ledger_lines
     from evals.run import evaluate_model
 
+    borrowed = _borrowed(harness) if harness is not None and harness.names else {}
+    if not borrowed and not (run.evals and run.evals.tasks):
+        raise UserError("no task to evaluate", allowed=f"--tasks, --lm-eval, or {FORMS}")
     if run.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(run.threads)
     reference = model_of(run, Path(run.output), "base")
@@ -72,7 +94,7 @@ def evaluate_lone(run: RunConfig, progress: Progress) -> list[str]:
         name = reference_text(reference, folder.parent.parent)
         _check_owner(folder / NAME, reference, name)
         job = StageJob(folder.parent, {run.name: reference}, data_context(run), progress)
-        ledger = evaluate_model(run, job, run.name)
+        ledger = evaluate_model(run, job, run.name, borrowed)
     return ["", *ledger_lines(ledger), f"results: {folder}"]
 
 
@@ -86,6 +108,28 @@ def model_name(model: str) -> str:
     else:
         name = path.stem if path.suffix == ".gguf" else model.replace("/", "__")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-")[:100] or "model"
+
+
+def _borrowed(harness: Harness) -> dict[str, Entry]:
+    """Its tasks with their rows.
+
+    Raises:
+        UserError: lm-evaluation-harness is not installed, or a task cannot be had.
+    """
+    from evals.plan import Entry
+
+    try:
+        from evals.borrowing import borrow_tasks
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--lm-eval needs lm-evaluation-harness ({error})",
+            remedy="install it with `pip install 'alignkit[lm-eval]'`",
+        ) from error
+    found = borrow_tasks(harness.names, harness.folder, harness.limit, harness.shots)
+    return {
+        task.name: Entry(task, rows, {"source": "lm-evaluation-harness"}, task.settings)
+        for task, rows in found
+    }
 
 
 def _setting(text: str, *, absolute: bool) -> str:

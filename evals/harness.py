@@ -15,6 +15,7 @@ from typing import Any
 from align.artifacts import write_json_atomic
 from evals.evidence import is_number
 from evals.stored import Stored, stored_tasks
+from evals.tasks.borrowed import KIND as BORROWED
 
 NAME = "results_lm_eval.json"
 OUTPUTS = {
@@ -85,6 +86,8 @@ def _metrics(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _config(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The task's definition, or the settings of its kind."""
+    if settings.get("kind") == BORROWED:
+        return dict(settings["config"])
     if "kind" not in settings:
         return {**settings["definition"], "task": name, "num_fewshot": settings["num_fewshot"]}
     return {**settings, "task": name, "output_type": OUTPUTS[settings["kind"]], "num_fewshot": 0}

@@ -94,20 +94,23 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
     return StageResult(metrics=_metrics(ledger), data=records)
 
 
-def evaluate_model(config: RunConfig, job: StageJob, name: str) -> dict[str, Any]:
+def evaluate_model(
+    config: RunConfig, job: StageJob, name: str, further: Mapping[str, Entry]
+) -> dict[str, Any]:
     """Evaluate one model without a run, and return its ledger.
 
     Args:
         config: Its `evals` names the tasks.
         job: Results go below `folder / name`; `inputs` holds the model under `name`.
         name: The model's.
+        further: Tasks beside those of the configuration.
 
     Raises:
         UserError: A task or its data is wrong, or nothing could be scored.
     """
     section = config.evals
     assert section is not None
-    run = _Run(config, job, configured_entries(config, job))
+    run = _Run(config, job, {**configured_entries(config, job), **further})
     resampling = Resampling(section.resamples, section.confidence, config.seed)
     results = _evaluate(run, (name,))
     ledger = build_ledger(results, resampling) | {"models": _models(run, (name,))}

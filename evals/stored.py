@@ -23,6 +23,8 @@ from evals.schema import Definition
 from evals.shots import Asking
 from evals.task import Task, TaskResult
 from evals.tasks import KINDS
+from evals.tasks.borrowed import KIND as BORROWED
+from evals.tasks.borrowed import BorrowedTask
 from evals.tasks.defined import OUTPUTS
 
 RESULT = "result.json"
@@ -54,6 +56,8 @@ class Stored:
             fields = ("temperature", "max_prompt_length", "max_new_tokens", "seed")
             answering = Answering(**{field: settings[field] for field in fields})
             return PromptsTask(answering, dict.fromkeys(settings["scores"], _gone))
+        if settings.get("kind") == BORROWED:
+            return BorrowedTask(name, settings)
         if "kind" not in settings:
             definition = Definition.model_validate_json(json.dumps(settings["definition"]))
             asked = settings["num_fewshot"], settings["chat"], settings.get("system_prompt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def test_another_model_s_folder_is_refused(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ((), "no task to evaluate; allowed: --tasks FILE"),
+        ((), "no task to evaluate; allowed: --tasks, --lm-eval, or TASK=ROWS"),
         (("seed=3",), "no task to evaluate"),
         (("arc_easy",), "'arc_easy': neither rows nor a setting"),
         (("arc_esay=arc.jsonl",), "no task definition is called 'arc_esay'"),
@@ -150,7 +151,7 @@ def test_wrong_settings_are_refused(
     rows: Path, tiny_folder: Path, settings: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        lone_run(str(tiny_folder), settings, tasks=None, out="results", name=None)
+        evaluated(tiny_folder, *settings)
     assert said in str(error.value)
 
 
@@ -187,9 +188,24 @@ def test_the_command_evaluates_a_model(
     assert json.loads(Path("x.json").read_text())["stages"] == ["tiny", "two"]
 
 
+def test_lm_eval_that_is_not_installed_is_one_line(
+    rows: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.delitem(sys.modules, "evals.borrowing", raising=False)
+    assert cli.main(["eval", str(tiny_folder), "--lm-eval", "piqa"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "--lm-eval needs lm-evaluation-harness" in err
+    assert "pip install 'alignkit[lm-eval]'" in err
+
+
 def test_options_of_a_model_do_not_go_with_a_run(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for option in ("--name", "--out", "--tasks"):
+    for option in ("--name", "--out", "--tasks", "--lm-eval"):
         assert cli.main(["eval", "run.yaml", option, "x"]) == 2
-        assert "go with a model, not with a run" in capsys.readouterr().err
+        assert "go with a model" in capsys.readouterr().err

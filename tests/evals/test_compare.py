@@ -81,14 +81,15 @@ def test_every_model_is_compared_with_the_first(
 
 def test_a_run_is_all_its_stages_in_their_order(store: Store, tmp_path: Path) -> None:
     evals = tmp_path / "run" / "5-evals"
-    for stage, hits in (("ppo", after(8, 0)), ("base", BEFORE)):
+    for stage, hits in (("ppo", after(8, 0)), ("base", BEFORE), ("sft", after(1, 0))):
         store(evals / stage / "quiz", {"acc": hits})
-    (evals / "ledger.json").write_text(json.dumps({"stages": ["base", "ppo"]}))
+    (evals / "ledger.json").write_text(json.dumps({"stages": ["base", "sft", "ppo"]}))
     by_run = compare_stored([tmp_path / "run"])
-    by_stage = compare_stored([evals / "base", evals / "ppo"])
-    assert by_run["stages"] == ["run/base", "run/ppo"]
+    by_stage = compare_stored([evals / "base", evals / "sft", evals / "ppo"])
+    assert by_run["stages"] == ["run/base", "run/sft", "run/ppo"]
     assert by_run["comparisons"] == by_stage["comparisons"]
-    assert row_of(by_run, "quiz")["difference"] == pytest.approx(0.4)
+    found = [row["difference"] for row in by_run["comparisons"]]
+    assert found == pytest.approx([0.05, 0.4])
 
 
 def test_f1_is_of_the_positive_class_that_was_asked_for(store: Store, tmp_path: Path) -> None:
