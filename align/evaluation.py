@@ -61,7 +61,7 @@ def lone_run(
     """
     given = [f"name={json.dumps(name or model_name(model))}", f"output={json.dumps(out)}"]
     given += [f"model.base={json.dumps(model)}", "model.adapters=[]", "model.revision=null"]
-    given += [f"{stage}=null" for stage in TRAINING] + ["report.gate=[]", "evals.tasks={}"]
+    given += [f"{stage}=null" for stage in TRAINING] + ["evals.tasks={}"]
     given += [_setting(text, absolute=tasks is not None) for text in settings]
     return load_run(tasks, given) if tasks is not None else parse_run(Path("tasks"), "{}", given)
 

@@ -87,12 +87,12 @@ def test_a_finished_result_is_read(
 
 
 def test_tasks_come_from_a_run_s_yaml_without_its_training(rows: Path, tiny_folder: Path) -> None:
-    Path("conf").mkdir()
+    Path("conf").mkdir()  # rows of the YAML lie beside it, those of the command line do not
+    Path("conf/arc.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:4]))
     Path("conf/run.yaml").write_text(
         "name: other\nmodel: {base: org/other, adapters: [org/lora]}\n"
         "sft: {data: {world: instructions, limit: 9}}\n"
-        "data: {root: ..}\n"
-        "evals: {tasks: {mine: {definition: arc_easy, data: {path: arc.jsonl, limit: 4}}}}\n"
+        "evals: {tasks: {mine: {definition: arc_easy, data: {path: arc.jsonl}}}}\n"
         "report: {gate: [{task: mine, metric: acc, stage: sft, at_least: 1}]}\n"
     )
     evaluated(tiny_folder, "arc_easy=arc.jsonl", tasks=Path("conf/run.yaml"), name="2024")
