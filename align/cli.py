@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
@@ -42,7 +42,6 @@ STAGES = {
     "sft": ("sft", "Run up to supervised fine-tuning."),
     "reward": ("reward", "Run up to the reward model."),
     "ppo": ("ppo", "Run up to PPO."),
-    "eval": ("evals", "Run up to the evaluation of every stage."),
 }
 """Command -> the last stage it runs (None: all, with the report) and its help."""
 EXIT_CODES = {"pass": 0, "fail": 1, "insufficient evidence": 3}
@@ -76,21 +75,88 @@ def _add_stage_command(name: str, until: str | None, text: str) -> None:
 
     @app.command(name, help=text)
     def command(config: Config, overrides: Overrides = None, quiet: Quiet = False) -> None:
-        from align.progress import Progress
+        _run_until(until, config, overrides, quiet)
 
-        words = f"align {shlex.join(sys.argv[1:])}"
-        with open_team() as team, Progress(quiet=quiet or not team.main) as progress:
-            run = _load(config, overrides)
-            from align.pipeline import run_pipeline
 
-            summary = run_pipeline(run, until=until, command=words, progress=progress, team=team)
-            if summary.report is not None:
-                progress.note(f"gate: {summary.verdict}; report: {summary.report}")
-        raise typer.Exit(_exit_code(run, summary.verdict))
+def _run_until(
+    until: str | None, config: Path, overrides: list[str] | None, quiet: bool
+) -> NoReturn:
+    """Run the pipeline; the gate's verdict is the exit code."""
+    from align.progress import Progress
+
+    words = f"align {shlex.join(sys.argv[1:])}"
+    with open_team() as team, Progress(quiet=quiet or not team.main) as progress:
+        run = _load(config, overrides)
+        from align.pipeline import run_pipeline
+
+        summary = run_pipeline(run, until=until, command=words, progress=progress, team=team)
+        if summary.report is not None:
+            progress.note(f"gate: {summary.verdict}; report: {summary.report}")
+    raise typer.Exit(_exit_code(run, summary.verdict))
 
 
 for _name, (_until, _text) in STAGES.items():
     _add_stage_command(_name, _until, _text)
+
+
+@app.command("eval")
+def evaluate(
+    subject: Annotated[str, typer.Argument(help="YAML file of a run, or any model.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="Of a model: TASK=ROWS, such as arc_easy=arc.jsonl. Or key=value."),
+    ] = None,
+    tasks: Annotated[Path | None, typer.Option(help="YAML file with a section `evals`.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of a model's results; default: results.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="A model's name in that folder.")] = None,
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(help="A task of an installed lm-evaluation-harness; repeatable."),
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder of more such tasks.", exists=True)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First rows of such tasks.")] = None,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Their examples.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate every stage of a run, or any model on tasks of its own."""
+    if subject.endswith((".yaml", ".yml")):
+        if any(given is not None for given in (tasks, out, name, lm_eval)):
+            raise UserError("--tasks, --out, --name, --lm-eval go with a model", where=subject)
+        _run_until("evals", Path(subject), settings, quiet)
+    from align.evaluation import Harness, evaluate_lone, lone_run
+    from align.progress import Progress
+
+    harness = Harness(tuple(lm_eval or ()), include_path, limit, num_fewshot)
+    place = out or "results"
+    with open_team() as team, Progress(quiet=quiet or not team.main) as progress:
+        run = lone_run(subject, settings or (), tasks=tasks, out=place, name=name)
+        _prepare(run, online=bool(lm_eval))
+        for line in evaluate_lone(run, progress, harness, team):
+            progress.note(line)
+
+
+@app.command()
+def compare(
+    results: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, of their 5-evals/STAGE, of `align eval`.")
+    ],
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File to write the tables to.")] = None,
+) -> None:
+    """Compare stored results of models with those of the first, item by item."""
+    from align.artifacts import write_json_atomic
+    from evals.compare import compare_stored
+    from evals.report.lines import comparison_lines
+
+    tables = compare_stored(results, task or ())
+    for line in comparison_lines(tables):
+        typer.echo(line)
+    if json is not None:
+        write_json_atomic(json, tables)
 
 
 @app.command()
@@ -172,10 +238,16 @@ def _exit_code(run: RunConfig, verdict: str | None) -> int:
 
 def _load(config: Path, overrides: list[str] | None) -> RunConfig:
     """The checked configuration, with the environment set as it needs."""
-    from align.settings import load_run, uses_network
+    from align.settings import load_run
 
-    run = load_run(config, overrides or ())
-    _set_environment(offline=not uses_network(run))
+    return _prepare(load_run(config, overrides or ()))
+
+
+def _prepare(run: RunConfig, *, online: bool = False) -> RunConfig:
+    """The same run, with the environment set as it needs."""
+    from align.settings import uses_network
+
+    _set_environment(offline=not (online or uses_network(run)))
     return run
 
 
@@ -187,6 +259,7 @@ def _set_environment(*, offline: bool) -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
+        "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if offline:

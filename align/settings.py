@@ -49,8 +49,15 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: for the first mistake, telling how many more there are.
     """
-    path = Path(path)
-    source = _read(path)
+    return parse_run(Path(path), _read(Path(path)), overrides)
+
+
+def parse_run(path: Path, source: str, overrides: Sequence[str]) -> RunConfig:
+    """The same of the text of a file; its relative paths start from the folder of `path`.
+
+    Raises:
+        UserError: As `load_run`.
+    """
     lines = _key_lines(path, source)
     text = json.dumps(_resolve(path, source, overrides), default=repr)
     try:

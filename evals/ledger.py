@@ -12,7 +12,7 @@ from typing import Any
 
 from evals.baselines import BASELINES
 from evals.robustness import robustness_row
-from evals.score import compare, estimate, pair_results, select
+from evals.score import compare, estimate, pair_results, select, standard_error
 from evals.stats import Resampling
 from evals.task import BiasTask, Metric, Task, TaskResult
 from evals.tasks.classification import ClassificationTask
@@ -92,7 +92,7 @@ def estimate_table(results: Results, resampling: Resampling) -> Table:
     return [
         {"stage": stage, "task": name, "metric": metric.name}
         | asdict(estimate(metric, result, resampling))
-        | {"better": metric.better}
+        | {"stderr": standard_error(metric, result), "better": metric.better}
         | clean_fields(metric, result, results.contaminated.get(name), resampling)
         for stage, name, task, result in _each(results)
         for metric in task.metrics

@@ -18,6 +18,7 @@ from align.artifacts import StageJob, StageResult, write_json_atomic
 from align.config import RunConfig
 from align.errors import UserError
 from evals.audit import audit_reward, reward_model
+from evals.harness import write_harness
 from evals.ledger import Results, build_ledger
 from evals.overlap import overlap_key, overlap_table
 from evals.plan import (
@@ -35,7 +36,9 @@ from evals.prompts import ScoreFunction
 from evals.requests import Request
 from evals.samples import cached_json, save_result, stored_result
 from evals.stats import Resampling
+from evals.stored import RESULT
 from evals.task import TaskResult
+from evals.tasks.classification import ClassificationTask
 
 if TYPE_CHECKING:
     from evals.engine import Engine
@@ -91,7 +94,7 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
         entries[PROMPTS] = prompts
     run = _Run(config, job, entries)
     resampling = Resampling(section.resamples, section.confidence, config.seed)
-    results = _evaluate(run)
+    results = _evaluate(run, evaluated_stages(config))
     if not job.team.main:
         return StageResult(metrics={})
     overlap = _overlap(run)
@@ -110,9 +113,34 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
     return StageResult(metrics=_metrics(ledger), data=records)
 
 
-def _evaluate(run: _Run) -> Results:
+def evaluate_model(
+    config: RunConfig, job: StageJob, name: str, further: Mapping[str, Entry]
+) -> dict[str, Any]:
+    """Evaluate one model without a run, and return its ledger (on the main process).
+
+    Args:
+        config: Its `evals` names the tasks.
+        job: Results go below `folder / name`; `inputs` holds the model under `name`.
+        name: The model's.
+        further: Tasks beside those of the configuration.
+
+    Raises:
+        UserError: A task or its data is wrong, or nothing could be scored.
+    """
+    section = config.evals
+    assert section is not None
+    run = _Run(config, job, {**configured_entries(config, job), **further})
+    resampling = Resampling(section.resamples, section.confidence, config.seed)
+    results = _evaluate(run, (name,))
+    if not job.team.main:
+        return {}
+    ledger = build_ledger(results, resampling) | {"models": _models(run, (name,))}
+    _write_results(run, results, ledger)
+    return ledger
+
+
+def _evaluate(run: _Run, stages: tuple[str, ...]) -> Results:
     """Results of all stages; those up to date are read."""
-    stages = evaluated_stages(run.config)
     scored: dict[tuple[str, str], TaskResult] = {}
     probes: dict[str, list[float]] = {}
     for stage in stages:
@@ -231,7 +259,10 @@ def _models(run: _Run, stages: tuple[str, ...]) -> dict[str, dict[str, str]]:
 
 
 def _write_results(run: _Run, results: Results, ledger: Mapping[str, Any]) -> None:
-    """Write `result.json` of each stage and task: its part of the ledger, with its signature."""
+    """Write `result.json` of each stage and task: its part of the ledger, with its signature.
+
+    All of a stage's stand once more in lm-evaluation-harness's JSON.
+    """
     for stage, name in results.scored:
         if name in results.originals:
             continue
@@ -254,7 +285,11 @@ def _write_results(run: _Run, results: Results, ledger: Mapping[str, Any]) -> No
         content = task | own | {"n": len(result.ids), "missing": sum(result.missing.values())}
         content |= {"signature": f"{task['signature']}|model:{model[:12]}"}
         content |= {"reasons": tables.pop("missing")} | tables
-        write_json_atomic(run.job.folder / stage / name / "result.json", content)
+        if isinstance(kind := results.tasks[name], ClassificationTask):
+            content |= {"positive": kind.positive}
+        write_json_atomic(run.job.folder / stage / name / RESULT, content)
+    for stage in results.stages:
+        write_harness(run.job.folder / stage, ledger["models"][stage])
 
 
 def _metrics(ledger: Mapping[str, Any]) -> dict[str, float]:

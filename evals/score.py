@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,9 @@ from evals.stats import (
     Estimate,
     Resampling,
     bootstrap,
+    cluster_sums,
+    jackknife_error,
+    mean_error,
     mean_estimate,
     positive_estimate,
     proportion_estimate,
@@ -49,6 +53,21 @@ def estimate(metric: Metric, result: TaskResult, resampling: Resampling) -> Esti
     if metric.kind == "biased":
         return without_interval(rows, metric.combine)
     return bootstrap(rows, metric.combine, clusters, resampling)
+
+
+def standard_error(metric: Metric, result: TaskResult) -> float:
+    """Standard error of a metric; NaN for a single item or cluster.
+
+    Proportions and means: sd/sqrt(n), over clusters as in Miller 2024. Everything else: the
+    jackknife's over items or clusters.
+    """
+    rows, clusters = result.stats[metric.stat], result.clusters
+    if metric.kind in ("proportion", "mean"):
+        return mean_error(rows[:, 0], clusters).error
+    units = cluster_sums(rows, clusters)
+    if len(units) < 2:
+        return math.nan
+    return jackknife_error(metric.combine(units.sum(axis=0) - units))
 
 
 def compare(

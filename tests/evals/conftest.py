@@ -1,17 +1,22 @@
-"""A tiny random Llama and a byte-level tokenizer, small enough to check every number by hand."""
+"""A tiny random Llama, a byte-level tokenizer, and results on disk: checked by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
 
+import numpy as np
 import pytest
 
 from align.team import Team
 from evals.engine import Engine
+from evals.samples import save_result
+from evals.task import TaskResult
 
 TEXT = [
     "The cook praised the soup and the baker sold bread.",
@@ -22,6 +27,17 @@ TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+DEFINITION = {
+    "task": "quiz",
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{question}}",
+    "doc_to_choice": "{{choices}}",
+    "doc_to_target": "gold",
+    "metric_list": [{"metric": "acc"}],
+    "metadata": {"version": 2.0},
+}
+ASKED = {"definition": DEFINITION, "version": 2.0, "num_fewshot": 3, "chat": False}
 
 
 def make_tokenizer() -> Any:
@@ -128,3 +144,37 @@ def engine(tiny_model: Any, tiny_tokenizer: Any) -> Engine:
 def model_of(tiny_tokenizer: Any) -> Callable[..., Any]:
     """A tiny model of any seed, and context."""
     return partial(make_model, len(tiny_tokenizer))
+
+
+def store_task(
+    folder: Path,
+    stats: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    ids: Sequence[str] | None = None,
+    estimates: Sequence[Mapping[str, Any]] = (),
+    **key: Any,
+) -> Path:
+    """Write one finished task below a model's folder, `stats` being columns or rows.
+
+    `settings` of a kind stand alone; others change those of a definition.
+    """
+    given = dict(settings or {})
+    asked = given if "kind" in given else ASKED | given
+    rows = {name: np.asarray(values, dtype=np.float64) for name, values in stats.items()}
+    rows = {name: v if v.ndim == 2 else np.stack([v, v * 0 + 1], 1) for name, v in rows.items()}
+    n = len(next(iter(rows.values())))
+    names = tuple(ids or (f"item-{index}" for index in range(n)))
+    result = TaskResult(names, rows, [{"prompt": name} for name in names])
+    common = {"model": folder.parent.name, "dtype": "auto", "device": "cpu", "code": "c" * 20}
+    own = {"task": folder.name, "items": "-".join(names), "settings": asked}
+    save_result(folder, result, common | own | key)
+    content = {"n": n, "missing": 0, "estimates": list(estimates)}
+    (folder / "result.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder.parent
+
+
+@pytest.fixture
+def store() -> Callable[..., Path]:
+    """Writes results whose every number the test has chosen; returns the model's folder."""
+    return store_task
