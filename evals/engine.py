@@ -18,7 +18,7 @@ from align.generation import Response, Sampling, generate
 from align.progress import NullProgress, Progress
 from evals.passes import Passes
 from evals.requests import Request, batches, merge_prefixes, prefix_id, windows
-from evals.sharing import alone, cut, share, tree_order
+from evals.sharing import alone, beginning, cut, share, tree_order
 from evals.stops import Answer, Stops
 
 if TYPE_CHECKING:
@@ -144,7 +144,9 @@ class Engine:
 
         def run(batch: list[int]) -> list[Answer]:
             rows = [prompts[index] for index in batch]
-            responses = generate(self.model, rows, sampling, ended=stops.ended if stop else None)
+            shared = beginning(rows) if self._passes.shares else 0
+            ended = stops.ended if stop else None
+            responses = generate(self.model, rows, sampling, ended=ended, shared=shared)
             return [stops.answer(response) for response in responses]
 
         def plan(waiting: list[int], budget: int) -> list[list[int]]:

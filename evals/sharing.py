@@ -78,10 +78,19 @@ def _branches(rows: Sequence[Ids], group: Sequence[int], place: int) -> list[lis
     return [list(part) for _, part in groupby(group, key=lambda index: rows[index][place])]
 
 
-def _agree(first: Ids, last: Ids, known: int) -> int:
+def _agree(first: Sequence[int], last: Sequence[int], known: int) -> int:
     """Length of the common prefix of two rows, at least `known`."""
     end = min(len(first), len(last))
     return next((i for i in range(known, end) if first[i] != last[i]), end)
+
+
+def beginning(rows: Sequence[Sequence[int]]) -> int:
+    """Leading tokens that all rows share, where a pass of their own is worth it; never a whole row.
+
+    A response to every row goes on from there, so that all of them must share it.
+    """
+    shared = min(_agree(min(rows), max(rows), 0), min(map(len, rows)) - 1)
+    return shared if len(rows) > 1 and shared >= _SHORTEST else 0
 
 
 def tree_order(paths: Sequence[Path]) -> list[int]:

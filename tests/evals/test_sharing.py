@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evals.requests import Ids
-from evals.sharing import Level, alone, cheaper, cut, levels, share, tree_order
+from evals.sharing import Level, alone, beginning, cheaper, cut, levels, share, tree_order
 
 
 def ends(rows: list[Ids]) -> list[list[int]]:
@@ -170,3 +170,13 @@ def test_padding_that_eats_the_gain_undoes_the_cut() -> None:
     assert cheaper(some, [paths[0], paths[2]]) == alone(some)
     # One row of a family that was cut apart by the budget needs no second pass.
     assert cheaper(rows[:1], paths[:1]) == alone(rows[:1])
+
+
+def test_the_beginning_of_all_rows_is_worth_a_pass_from_eight_tokens_on() -> None:
+    start = list(range(8))
+    assert beginning([[*start, 9], [*start, 10, 11], [*start, 9, 12]]) == 8
+    # A token of each row stays, from which its response goes on.
+    assert beginning([[*start, 9], [*start, 9, 10]]) == 8
+    assert beginning([[*start], [*start, 9]]) == 0, "seven tokens"
+    assert beginning([[*start, 9], [1, *start[1:], 9]]) == 0
+    assert beginning([[*start, 9]]) == 0, "nobody to share with"
