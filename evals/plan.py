@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CODE = (
     "align.data.encoding",
+    "align.caches",
     "align.generation",
     "align.models",
     "align.adapters",
