@@ -41,6 +41,7 @@ class EvalWork:
         dtype: float32 or bfloat16.
         max_length: Tokens that the model may see; longer documents are cut into windows.
         batch: Sequences a batch (lm-evaluation-harness), a number or auto; ours has a budget.
+        softmax: Number format of the harness's softmax over the vocabulary; "": the logits'.
         library: Folder of our definitions.
     """
 
@@ -49,6 +50,7 @@ class EvalWork:
     dtype: str = "float32"
     max_length: int = 2048
     batch: str = "16"
+    softmax: str = ""
     library: str = ""
 
     def to_json(self) -> str:

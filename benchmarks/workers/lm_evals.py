@@ -81,6 +81,7 @@ def main() -> None:
         pretrained=work.model,
         device="cpu",
         dtype=work.dtype,
+        softmax_dtype=work.softmax or None,
         batch_size=work.batch,
         max_length=work.max_length,
     )

@@ -61,6 +61,9 @@ def test_other_prompts_texts_and_metrics_are_not_equal(modules: dict[str, Module
     # 1e-6 of .5 is 5e-7; a metric that one side alone has does not count.
     assert parity(outcome(modules, metrics={"acc": 0.5 + 4e-7, "f1": 9.0}), ours).equal
     assert not parity(outcome(modules, metrics={"acc": 0.5 + 6e-7}), ours).equal
+    # 9e-6 is too much for an accuracy, not for a perplexity.
+    moved = [{"acc": 1.0, "perplexity": value} for value in (20.0, 20.0 * (1 + 9e-6))]
+    assert parity(*(outcome(modules, metrics=metrics) for metrics in moved)).equal
     with pytest.raises(ValueError, match="no metric in common"):
         parity(outcome(modules, metrics={"f1": 0.5}), ours)
     with pytest.raises(ValueError, match="argument"):
@@ -69,8 +72,8 @@ def test_other_prompts_texts_and_metrics_are_not_equal(modules: dict[str, Module
 
 def test_parts_of_a_task_count_together(modules: dict[str, ModuleType]) -> None:
     found = modules["parity"]
-    parts = [found.Parity(2, 0, 1, 3e-5, 0, 0.0), found.Parity(6, 1, 0, 1e-5, 4, 2e-7)]
-    assert found.together(parts) == found.Parity(8, 1, 1, 3e-5, 4, 2e-7)
+    parts = [found.Parity(2, 0, 1, 3e-5, 0, 0.0, 1), found.Parity(6, 1, 0, 1e-5, 4, 2e-7, 1)]
+    assert found.together(parts) == found.Parity(8, 1, 1, 3e-5, 4, 2e-7, 2)
     # (2 * .5 + 6 * 1) / 8
     assert found.mean_metrics([2, 6], [{"acc": 0.5}, {"acc": 1.0}]) == {"acc": 0.875}
 
@@ -95,8 +98,6 @@ def test_mmlu_is_cut_by_subject_and_shows_other_rows(
     # "one" has the fewest rows; two of each subject are asked, behind the five that are shown.
     wanted = [f"alignkit_mmlu_{name}" for name in ("art", "bio", "law", "zoo")]
     assert [part.name for part in made] == wanted
-        f"alignkit_mmlu_{x}" for x in ("art", "bio", "law", "zoo")
-    ]
     law = made[2]
     assert law.official == "mmlu/default/mmlu_law.yaml"
     assert (law.shots, law.task) == (5, "mmlu")
@@ -130,15 +131,17 @@ def test_speedups_are_of_seconds_together(modules: dict[str, ModuleType]) -> Non
     )
     ours = report({"piqa": 1.0, "boolq": 3.0, "gsm8k": 6.0}, 1.0)
     peer = report({"piqa": 6.0, "boolq": 6.0, "gsm8k": 8.0}, 4.0)
-    result = modules["eval_vs_lm_eval"].compare(work, [(ours, peer)])
+    result = modules["eval_vs_lm_eval"].compare(work, [(ours, peer)], {})
     assert result["speedup_choice"] == 3  # (6 + 6) / (1 + 3)
     assert result["speedup_all"] == 2  # 20 / 10
     assert result["memory_ratio"] == 0.25
     assert result["equal"] is True
     assert result["tasks"]["piqa"]["speedup"] == 6
-    wrong = report({"piqa": 6.0, "boolq": 6.0, "gsm8k": 8.0}, 4.0, loglikelihoods=[[-1.5]])
-    result = modules["eval_vs_lm_eval"].compare(work, [(ours, wrong)])
+    exact = report({"boolq": 9.0}, 4.0, loglikelihoods=[[-1.5]])
+    result = modules["eval_vs_lm_eval"].compare(work, [(ours, peer)], exact["outcomes"])
     assert result["equal"] is False
+    assert [row["equal"] for row in result["tasks"].values()] == [True, False, True]
+    assert result["speedup_all"] == 2, "the exact run is not timed"
     assert "NO" in modules["eval_vs_lm_eval"].table(result)
 
 
