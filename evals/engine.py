@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Responses are sampled in blocks of this size whatever the budget, so that draws stay the same.
 _SAMPLED_TOGETHER = 64
+# Tokens of a pass from which on a CPU saves nothing by more of them, so that padding is a loss.
+_ENOUGH_ON_CPU = 512
 
 
 Outcome = TypeVar("Outcome")
@@ -98,7 +100,8 @@ class Engine:
             )
 
         def plan(waiting: list[int], budget: int) -> list[list[int]]:
-            return cut([paths[index] for index in waiting], budget)
+            enough = _ENOUGH_ON_CPU if self.device.type == "cpu" else None
+            return cut([paths[index] for index in waiting], budget, enough)
 
         scored = self._in_batches(tree_order(paths), plan, run)
         for host, results in zip(hosts, scored, strict=True):
