@@ -2,7 +2,7 @@
 
 One loop for PPO's rollouts, evaluation and chat: left-padded prompts, key-value cache, positions
 that do not depend on padding, the log-probability of every sampled token, and no waiting for
-finished rows - they leave the batch once half of it is done.
+finished rows - they leave the batch once an eighth of it is done.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from align.cache import roomy_cache
+
+# Part of a batch that must be done before its rows leave: leaving copies the others' keys.
+_LEAVING = 0.125
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def generate(
     probe: nn.Module | None = None,
     anyone: Callable[[bool], bool] = bool,
     ended: Callable[[list[int]], bool] | None = None,
+    shared: int = 0,
 ) -> list[Response]:
     """Sample one response to each prompt.
 
@@ -83,13 +87,14 @@ def generate(
         anyone: Whether any process has unfinished responses. Where weights are sharded, every
             process must take part in every step; the others wait here and sample on.
         ended: Whether the tokens of a response so far end it, beside the stop ids.
+        shared: Leading tokens that all prompts have in common and that run once; fewer than any
+            prompt has. For models that keep all keys and values.
 
     Returns:
         Responses in the order of the prompts. Log-probabilities are those of the distribution
         sampled from, that is at the sampling temperature.
     """
-    ids, mask = (part.to(model.device) for part in pad_left(prompts, sampling.pad_id))
-    state = _Batch(model, ids, mask, probe)
+    state = _Batch(model, prompts, shared, sampling.pad_id, probe)
     tokens: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
     values: list[list[float]] = [[] for _ in prompts]
@@ -114,7 +119,7 @@ def generate(
         waiting = [i for i, row in enumerate(alive) if not done[row]]
         if not anyone(bool(waiting)) or step + 1 == sampling.max_new_tokens:
             break
-        if waiting and 2 * len(waiting) <= len(alive):
+        if waiting and len(alive) - len(waiting) >= len(alive) * _LEAVING:
             chosen = chosen[state.keep(waiting)]
             alive = [alive[i] for i in waiting]
         state.step(chosen)
@@ -147,12 +152,26 @@ class _Batch:
     """The rows still being sampled: cache, mask, logits of the next token, values of a probe."""
 
     def __init__(
-        self, model: PreTrainedModel, ids: Tensor, mask: Tensor, probe: nn.Module | None
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        shared: int,
+        pad_id: int,
+        probe: nn.Module | None,
     ) -> None:
-        self.model, self.mask, self.probe = model, mask, probe
+        self.model, self.probe = model, probe
         self.values: Tensor | None = None
         self.cache = roomy_cache(model)
-        self._forward(ids, (mask.cumsum(-1) - 1).clamp_min(0))
+        if shared:
+            self.mask = torch.ones(1, shared, dtype=torch.int64, device=model.device)
+            first = torch.tensor([prompts[0][:shared]], device=model.device)
+            self._forward(first, self.mask.cumsum(-1) - 1)
+            self.keep([0] * len(prompts))
+        else:
+            self.mask = torch.ones(len(prompts), 0, dtype=torch.int64, device=model.device)
+        ids, own = (x.to(model.device) for x in pad_left([p[shared:] for p in prompts], pad_id))
+        self.mask = torch.cat([self.mask, own], dim=1)
+        self._forward(ids, (self.mask.cumsum(-1) - 1).clamp_min(0)[:, shared:])
 
     def step(self, chosen: Tensor) -> None:
         """Append one token (B,) to every row."""

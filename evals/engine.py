@@ -22,7 +22,7 @@ from align.progress import NullProgress, Progress
 from align.team import ALONE, Team
 from evals.passes import Passes
 from evals.requests import Request, batches, deal, merge_prefixes, prefix_id, windows
-from evals.sharing import alone, cut, share, tree_order
+from evals.sharing import alone, beginning, cut, share, tree_order
 from evals.stops import Answer, Stops
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # Responses are sampled in blocks of this size whatever the budget, so that draws stay the same.
 _SAMPLED_TOGETHER = 64
+# Tokens of a pass from which on a CPU saves nothing by more of them, so that padding is a loss.
+_ENOUGH_ON_CPU = 512
 
 
 Outcome = TypeVar("Outcome")
@@ -106,7 +108,8 @@ class Engine:
             )
 
         def plan(waiting: list[int], budget: int) -> list[list[int]]:
-            places = cut([paths[index] for index in waiting], budget)
+            enough = _ENOUGH_ON_CPU if self.device.type == "cpu" else None
+            places = cut([paths[index] for index in waiting], budget, enough)
             return [[waiting[place] for place in batch] for batch in places]
 
         sizes = [len(row) for row in rows]
@@ -154,7 +157,9 @@ class Engine:
 
         def run(batch: list[int]) -> list[Answer]:
             rows = [prompts[index] for index in batch]
-            responses = generate(self.model, rows, sampling, ended=stops.ended if stop else None)
+            shared = beginning(rows) if self._passes.shares else 0
+            ended = stops.ended if stop else None
+            responses = generate(self.model, rows, sampling, ended=ended, shared=shared)
             return [stops.answer(response) for response in responses]
 
         sizes = [len(prompt) + max_new_tokens for prompt in prompts]

@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 
 CODE = (
     "align.data.encoding",
+    "align.adapters",
+    "align.cache",
     "align.generation",
     "align.models",
-    "align.adapters",
+    "align.packing",
+    "align.products",
     "evals.answers",
     "evals.baselines",
     "evals.calibration",

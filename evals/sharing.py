@@ -18,6 +18,9 @@ _SHORTEST = 8
 # Least part of a family's tokens that a pass of its own must save.
 _SAVED = 0.25
 
+# Padding of a pass that is full enough, as a part of its tokens.
+_PADDING = 0.0625
+
 
 class Segment(NamedTuple):
     """Tokens `start` to `end` of a row; rows that share them have the same `node`."""
@@ -84,6 +87,16 @@ def _agree(first: Ids, last: Ids, known: int) -> int:
     return next((i for i in range(known, end) if first[i] != last[i]), end)
 
 
+def beginning(rows: Sequence[Sequence[int]]) -> int:
+    """Leading tokens that all rows share, where a pass of their own is worth it; never a whole row.
+
+    A response to every row goes on from there, so that all of them must share it.
+    """
+    whole = sorted(map(tuple, rows))
+    shared = min(_agree(whole[0], whole[-1], 0), min(map(len, rows)) - 1)
+    return shared if len(rows) > 1 and shared >= _SHORTEST else 0
+
+
 def tree_order(paths: Sequence[Path]) -> list[int]:
     """Rows that share stand together; longest first among families and inside each."""
     longest: dict[int, int] = {}
@@ -94,23 +107,57 @@ def tree_order(paths: Sequence[Path]) -> list[int]:
     return sorted(range(len(paths)), key=keys.__getitem__)
 
 
-def cut(paths: Sequence[Path], budget: int) -> list[list[int]]:
+class _Filling(NamedTuple):
+    """A batch as it grows, row by row in `tree_order`."""
+
+    rows: int
+    last: Path
+    widths: list[int]
+    """Of each level, that of its longest segment."""
+    segments: list[int]
+    """Different ones of each level."""
+    tokens: int
+    """Of all different segments, without padding."""
+
+    @property
+    def run(self) -> int:
+        """Tokens that are run, padding included."""
+        return sum(width * count for width, count in zip(self.widths, self.segments, strict=True))
+
+    def grown(self, path: Path) -> _Filling:
+        """The batch with a row more."""
+        own = [segment.end - segment.start for segment in path]
+        new = [pair[0] != pair[1] for pair in zip_longest(path, self.last[: len(path)])]
+        return _Filling(
+            self.rows + 1,
+            path,
+            [max(pair) for pair in zip_longest(self.widths, own, fillvalue=0)],
+            [a + b for a, b in zip_longest(self.segments, new, fillvalue=0)],
+            self.tokens + sum(size for size, is_new in zip(own, new, strict=True) if is_new),
+        )
+
+
+def cut(paths: Sequence[Path], budget: int, enough: int | None = None) -> list[list[int]]:
     """Batches of neighbours of at most `budget` tokens in memory, padding and cache included.
 
     Every row counts as wide as the levels together, which is what those of the last level hold. A
-    row over the budget is a batch of its own.
+    row over the budget is a batch of its own. A batch of `enough` tokens (the budget by default)
+    also ends before a family that would make more than `_PADDING` of it padding.
     """
+    enough = budget if enough is None else enough
     plan: list[list[int]] = []
-    widths: list[int] = []
+    batch = empty = _Filling(0, (), [], [], 0)
     for index, path in enumerate(paths):
-        own = [segment.end - segment.start for segment in path]
-        grown = [max(pair) for pair in zip_longest(widths, own, fillvalue=0)]
-        if plan and (len(plan[-1]) + 1) * sum(grown) <= budget:
+        grown = batch.grown(path)
+        fits = grown.rows * sum(grown.widths) <= budget
+        related = path[0] in batch.last
+        padded = grown.run > (1 + _PADDING) * grown.tokens
+        if plan and fits and (related or batch.tokens < enough or not padded):
             plan[-1].append(index)
-            widths = grown
+            batch = grown
         else:
             plan.append([index])
-            widths = own
+            batch = empty.grown(path)
     return plan
 
 

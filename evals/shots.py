@@ -98,10 +98,8 @@ class Asking:
         return description + shown + document.text
 
     def answer(self, text: str) -> str:
-        """An answer as it follows a question: in plain text behind the delimiter."""
-        if self.chat:
-            return text
-        return text if text[:1].isspace() else self.definition.target_delimiter + text
+        """An answer as it follows a question: in plain text always behind the delimiter."""
+        return text if self.chat else self.definition.target_delimiter + text
 
     def request(
         self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, continuation: str

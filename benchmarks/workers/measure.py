@@ -111,6 +111,13 @@ def clock() -> float:
     return time.perf_counter()
 
 
+def timed(work: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
+    """A result, and its seconds by the wall's clock and of the process's threads."""
+    start, own = clock(), time.process_time()
+    result = work()
+    return result, (clock() - start, time.process_time() - own)
+
+
 class Stopwatch:
     """Seconds by phase since they were last taken."""
 
@@ -204,3 +211,14 @@ def peak_memory(cuda: bool) -> float:
     if cuda:
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def eval_report(outcomes: dict[str, Any], package: str) -> str:
+    """The one line a worker of evaluations prints: outcomes, memory (GB), versions."""
+    return json.dumps(
+        {
+            "outcomes": outcomes,
+            "memory_gb": peak_memory(cuda=False),
+            "versions": {name: version(name) for name in (package, "torch", "transformers")},
+        }
+    )

@@ -124,7 +124,7 @@ def test_greedy_responses_do_not_depend_on_the_batch() -> None:
 
 def test_the_batch_shrinks_to_the_rows_that_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
     # The chain 2 -> 3 -> ... -> V - 1 ends where the stop id stands; prompts start at distances
-    # 1, 2, 5 and 9 of it, so after step 2 only two rows run and after step 5 one.
+    # 1, 2, 5 and 9 of it, so a row leaves after steps 1, 2 and 5.
     chain = torch.full((V, V), -30.0)
     chain[torch.arange(V - 1), torch.arange(1, V)] = 30.0
     model = bigram(chain)
@@ -137,7 +137,30 @@ def test_the_batch_shrinks_to_the_rows_that_still_run(monkeypatch: pytest.Monkey
     assert [r.ids for r in found] == [list(range(stop - d + 1, stop + 1)) for d in (2, 9, 1, 5)]
     assert all(response.finished for response in found)
     # the prompt, then one step fewer than tokens: none is run after the last row's last token
-    assert rows == [4, 4, 2, 2, 2, 1, 1, 1, 1]
+    assert rows == [4, 3, 2, 2, 2, 1, 1, 1, 1]
+    for ended, runs in ((1, [16, 16, 16]), (2, [16, 14, 14])):
+        rows.clear()
+        prompts = [[stop - 1]] * ended + [[stop - 3]] * (16 - ended)
+        generate(model, prompts, sampling(12, {stop}, 0))
+        assert rows == runs, "less than an eighth stays"
+
+
+def test_what_all_prompts_share_runs_once() -> None:
+    model = tiny_llama(seed=3)
+    start = [5, 9, 3, 3, 11]
+    prompts = [start + tail for tail in ([4], [7, 2, 6], [8, 8, 1, 2, 3])]
+    plain = generate(model, prompts, sampling(70, set(), 0))
+    run: list[tuple[int, ...]] = []
+    model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: run.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    for shared in (1, 5):
+        run.clear()
+        found = generate(model, prompts, sampling(70, set(), 0), shared=shared)
+        for response, other in zip(found, plain, strict=True):
+            assert_same(response, other)
+        # once the shared tokens; the rest, padded to the longest; then a token a step
+        assert run == [(1, shared), (3, 10 - shared), *[(3, 1)] * 69]
 
 
 def test_a_response_is_cut_at_its_length_limit() -> None:

@@ -133,6 +133,21 @@ def test_generation_equals_one_token_at_a_time(engine: Engine, budget: int) -> N
     assert [response.ids for response in responses] == expected
 
 
+def test_generation_runs_examples_once(engine: Engine) -> None:
+    generator = np.random.default_rng(2)
+    start = generator.integers(3, 300, 20).tolist()
+    prompts = [start + generator.integers(3, 300, n).tolist() for n in (3, 9, 5)]
+    run: list[tuple[int, ...]] = []
+    hook = engine.model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: run.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    responses = engine.generate(prompts, 10)
+    hook.remove()
+    expected = [greedy_by_definition(engine.model, prompt, 10, {2}) for prompt in prompts]
+    assert [response.ids for response in responses] == expected
+    assert run[:2] == [(1, 20), (3, 9)]
+
+
 def test_generation_ends_with_the_end_token(engine: Engine) -> None:
     free = engine.generate([[5, 9, 40, 7], [20, 21]], 6)
     assert not any(response.finished for response in free)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evals.requests import Ids
-from evals.sharing import Level, alone, cheaper, cut, levels, share, tree_order
+from evals.sharing import Level, alone, beginning, cheaper, cut, levels, share, tree_order
 
 
 def ends(rows: list[Ids]) -> list[list[int]]:
@@ -170,3 +170,28 @@ def test_padding_that_eats_the_gain_undoes_the_cut() -> None:
     assert cheaper(some, [paths[0], paths[2]]) == alone(some)
     # One row of a family that was cut apart by the budget needs no second pass.
     assert cheaper(rows[:1], paths[:1]) == alone(rows[:1])
+
+
+def test_the_beginning_of_all_rows_is_worth_a_pass_from_eight_tokens_on() -> None:
+    start = list(range(8))
+    assert beginning([[*start, 9], [*start, 10, 11], [*start, 9, 12]]) == 8
+    # A token of each row stays, from which its response goes on.
+    assert beginning([[*start, 9], [*start, 9, 10]]) == 8
+    assert beginning([[*start], [*start, 9]]) == 0, "seven tokens"
+    assert beginning([[*start, 9], [1, *start[1:], 9]]) == 0
+    assert beginning([[*start, 9]]) == 0, "nobody to share with"
+
+
+def test_a_full_batch_ends_where_padding_begins() -> None:
+    # Lengths 10, 10, 9, 4, 4: the third row pads one token of 29 (3 %), the fourth would pad seven
+    # of 33 (21 %).
+    rows: list[Ids] = [
+        (n, *range(n * 100, n * 100 + size - 1)) for n, size in enumerate((10, 10, 9, 4, 4))
+    ]
+    assert cut(alone(rows), 1000) == [[0, 1, 2, 3, 4]]
+    assert cut(alone(rows), 1000, 29) == [[0, 1, 2], [3, 4]]
+    assert cut(alone(rows), 1000, 30) == [[0, 1, 2, 3], [4]], "29 tokens are not enough"
+    # A family stays together, however it pads: its context of 20 would run twice.
+    one = [*family(0, 20, 2, 9), (*range(20), 700)]
+    paths = share([*one, *family(2000, 12, 3, 2)])
+    assert cut(paths, 1000, 10) == [[0, 1, 2], [3, 4, 5]]

@@ -41,7 +41,8 @@ def test_plain_text_is_joined_as_in_lm_evaluation_harness() -> None:
     assert text == ["Q: 0 + 1\nA:\n1#Q: 1 + 1\nA:"]
     spaced = definition(doc_to_target="{{' ' + y}}")
     text = prompts(Asking("t", spaced, shots=1, examples=tuple(ROWS[:1])), ROWS[1:2])
-    assert text == ["Q: 0 + 1\nA: 1\n\nQ: 1 + 1\nA:"], "one delimiter, not two"
+    # 0.4.13 joins question, delimiter and answer whatever the answer begins with.
+    assert text == ["Q: 0 + 1\nA:  1\n\nQ: 1 + 1\nA:"]
 
 
 def test_the_description_sees_the_row() -> None:
@@ -109,6 +110,9 @@ def test_plain_answers_follow_the_delimiter(tiny_tokenizer: Any) -> None:
     assert tiny_tokenizer.decode(request.context) == "Answer:"
     # Trailing spaces of the context belong to the continuation.
     assert tiny_tokenizer.decode(request.continuation) == "   good"
+    # HellaSwag's endings begin with a space where a mark such as [title] was taken out.
+    request = asking.request(tiny_tokenizer, "Answer:", asking.answer(" good"))
+    assert tiny_tokenizer.decode(request.continuation) == "  good"
     assert tiny_tokenizer.decode(asking.ids(tiny_tokenizer, "Answer: ")) == "Answer:"
 
 
