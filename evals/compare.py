@@ -22,6 +22,7 @@ from evals.ledger import (
     bias_table,
     comparison_table,
     estimate_table,
+    held_metrics,
 )
 from evals.report.tables import q_values
 from evals.score import pair_results
@@ -74,6 +75,12 @@ def compare_stored(
         if row not in kept
     ]
     results = _results(models, tasks, tuple(models))
+    left_out += [
+        f"{name} {metric.name}: not all results hold its rows"
+        for name, task in tasks.items()
+        for metric in task.metrics
+        if metric not in held_metrics(results, name)
+    ]
     return {
         "stages": list(models),
         "models": {label: _identity(label, own, names) for label, own in models.items()},

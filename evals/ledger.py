@@ -94,9 +94,15 @@ def estimate_table(results: Results, resampling: Resampling) -> Table:
         | asdict(estimate(metric, result, resampling))
         | {"stderr": standard_error(metric, result), "better": metric.better}
         | clean_fields(metric, result, results.contaminated.get(name), resampling)
-        for stage, name, task, result in _each(results)
-        for metric in task.metrics
+        for stage, name, _, result in _each(results)
+        for metric in held_metrics(results, name)
     ]
+
+
+def held_metrics(results: Results, name: str) -> list[Metric]:
+    """A task's metrics whose rows all results hold: older code may have stored fewer."""
+    held = [results.scored[stage, name].stats for stage in results.stages]
+    return [m for m in results.tasks[name].metrics if all(m.stat in stats for stats in held)]
 
 
 def clean_fields(
@@ -152,8 +158,8 @@ def comparison_table(results: Results, resampling: Resampling) -> Table:
             )
         )
         for before, after in stage_pairs(results.stages)
-        for name, task in results.tasks.items()
-        for metric in task.metrics
+        for name in results.tasks
+        for metric in held_metrics(results, name)
     ]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.artifacts import git_state
-from align.files import write_json_atomic
+from align.files import jsonable, write_json_atomic
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 OFFLINE = {
@@ -105,4 +105,4 @@ def finish(result: Mapping[str, Any], save_as: str | None) -> None:
     """Print the result as one line of JSON, the last; save it where asked."""
     if save_as is not None:
         write_json_atomic(BENCHMARKS / "results" / f"{save_as}.json", result)
-    print(json.dumps(result))
+    print(json.dumps(jsonable(result), allow_nan=False))

@@ -105,6 +105,21 @@ def test_f1_is_of_the_positive_class_that_was_asked_for(store: Store, tmp_path: 
     assert f1 == pytest.approx([6 / 7, 6 / 7])  # 2 * 3 / (2 * 3 + 1); of "yes" it would be 0
 
 
+def test_metrics_that_older_results_lack_are_left_out(store: Store, tmp_path: Path) -> None:
+    asked = {"kind": "classification", "prompt": "{x}", "target": "y", "choices": ["no", "yes"]}
+    stats = {"accuracy": [1, 1, 1, 0], "f1": [[1, 0, 0, 0, 0, 0]] * 4}
+    store(tmp_path / "one" / "quiz", stats, asked)
+    store(tmp_path / "two" / "quiz", stats | {"brier_score": [0.1, 0.2, 0.3, 0.4]}, asked)
+    tables = compare_stored([tmp_path / "one", tmp_path / "two"])
+    found = {row["metric"] for row in tables["comparisons"]}
+    assert found == {row["metric"] for row in tables["estimates"]}
+    assert found == {"accuracy", "macro_f1", "micro_f1", "binary_f1"}
+    assert tables["left_out"] == [
+        "quiz brier_score: not all results hold its rows",
+        "quiz ece: not all results hold its rows",
+    ]
+
+
 def test_perplexity_per_token_of_other_tokens_is_left_out(store: Store, tmp_path: Path) -> None:
     nll = np.linspace(5, 9, 12)
     for name, tokens in (("one", 4.0), ("two", 5.0)):
