@@ -79,7 +79,7 @@ def compare_stored(
         f"{name} {metric.name}: not all results hold its rows"
         for name, task in tasks.items()
         for metric in task.metrics
-        if metric not in held_metrics(results, name)
+        if metric.name not in {held.name for held in held_metrics(results, name)}
     ]
     return {
         "stages": list(models),

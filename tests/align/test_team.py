@@ -45,9 +45,10 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes this process one of a launcher's, with others that say what they are told to."""
 
     @contextmanager
-    def launch(others: Others, count: int = 2) -> Iterator[Others]:
+    def launch(others: Others, count: int = 2, local: int = 0) -> Iterator[Others]:
+        given = {"WORLD_SIZE": count, "RANK": others.rank, "LOCAL_RANK": local}
         with monkeypatch.context() as patch:
-            for name, value in (("WORLD_SIZE", count), ("RANK", others.rank), ("LOCAL_RANK", 0)):
+            for name, value in given.items():
                 patch.setenv(name, str(value))
             for name in ("all_gather_object", "init_process_group", "destroy_process_group"):
                 patch.setattr(distributed, name, getattr(others, name))
@@ -97,8 +98,7 @@ def test_processes_meet_over_gloo_and_part(launched: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    with launched(Others(0)) as others:
-        monkeypatch.setenv("LOCAL_RANK", "3")
+    with launched(Others(0), local=3) as others:
         with open_team():
             # Weights that transformers leaves to one process would be random on the others.
             assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
