@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 # Responses are sampled in blocks of this size whatever the budget, so that draws stay the same.
 _SAMPLED_TOGETHER = 64
-# Tokens of a pass from which on a CPU saves nothing by more of them, so that padding is a loss.
-_ENOUGH_ON_CPU = 512
 
 
 Outcome = TypeVar("Outcome")
@@ -103,13 +101,11 @@ class Engine:
 
         def run(batch: list[int]) -> list[list[tuple[float, bool]]]:
             wanted = [[whole[usable[m]] for m in hosts[index].members] for index in batch]
-            return self._passes.score(
-                [rows[index] for index in batch], [paths[index] for index in batch], wanted
-            )
+            own = [rows[index] for index in batch], [paths[index] for index in batch]
+            return self._passes.score(*own, wanted, self.batch_tokens)
 
         def plan(waiting: list[int], budget: int) -> list[list[int]]:
-            enough = _ENOUGH_ON_CPU if self.device.type == "cpu" else None
-            places = cut([paths[index] for index in waiting], budget, enough)
+            places = cut([paths[index] for index in waiting], budget)
             return [[waiting[place] for place in batch] for batch in places]
 
         sizes = [len(row) for row in rows]

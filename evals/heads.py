@@ -24,10 +24,12 @@ def split_head(model: PreTrainedModel) -> Callable[..., Headed]:
     trunk, head = model.base_model, model.get_output_embeddings()
 
     def split(ids: Tensor, **past: Any) -> Headed:
-        return trunk(input_ids=ids, use_cache=bool(past), **past).last_hidden_state, head
+        keep = "past_key_values" in past
+        return trunk(input_ids=ids, use_cache=keep, **past).last_hidden_state, head
 
     def whole(ids: Tensor, **past: Any) -> Headed:
-        return model(input_ids=ids, use_cache=bool(past), **past).logits, lambda logits: logits
+        keep = "past_key_values" in past
+        return model(input_ids=ids, use_cache=keep, **past).logits, lambda logits: logits
 
     probe = torch.arange(4, device=model.device)[None]
     with torch.no_grad():

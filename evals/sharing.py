@@ -1,23 +1,23 @@
-"""Which tokens several rows share, and the passes that run each of them once.
+"""Which tokens several rows share, and how each of them runs once.
 
 Rows that begin alike form a tree: the few-shot examples of all questions, below them the context
-of one question, below that its choices. A level of the tree is one forward pass on the keys and
-values of the level above. Everything here is integers; `evals.passes` runs the levels.
+of one question, below that its choices. A tree is packed into one sequence, every segment once; in
+it a token sees its own segment and those above. Everything here is integers; `evals.passes` runs
+the packs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby, zip_longest
+from itertools import groupby
 from typing import NamedTuple
 
 from evals.requests import Ids
 
-# Shorter shared parts cost more as a pass of their own than they save.
+# Shorter shared parts are not worth a segment of their own.
 _SHORTEST = 8
-# Least part of a family's tokens that a pass of its own must save.
+# Least part of a family's tokens that a segment of its own must save.
 _SAVED = 0.25
-
 # Padding of a pass that is full enough, as a part of its tokens.
 _PADDING = 0.0625
 
@@ -34,14 +34,24 @@ Path = tuple[Segment, ...]
 """A row cut into segments, one a level."""
 
 
-class Level(NamedTuple):
-    """One forward pass: R rows of new tokens, each after a row of the level above."""
+class Pack(NamedTuple):
+    """A tree of rows as one sequence of L tokens; a segment stands where a row first needs it."""
 
-    rows: list[Ids]
-    parents: list[int]
-    """The row of the level above that each row goes on from, (R,); empty at the first level."""
+    ids: list[int]
+    """(L,)."""
+    positions: list[int]
+    """Of each token in its row, (L,)."""
+    segments: list[int]
+    """Number of each token's segment in the pack, (L,)."""
+    above: list[int]
+    """The segment before each segment in its rows; -1 for the first one."""
     places: dict[int, int]
-    """Row of each node."""
+    """Place of each node's first token."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one row, which needs no mask but the causal one."""
+        return self.above == list(range(-1, len(self.above) - 1))
 
 
 def alone(rows: Sequence[Ids]) -> list[Path]:
@@ -107,83 +117,85 @@ def tree_order(paths: Sequence[Path]) -> list[int]:
     return sorted(range(len(paths)), key=keys.__getitem__)
 
 
-class _Filling(NamedTuple):
-    """A batch as it grows, row by row in `tree_order`."""
-
-    rows: int
-    last: Path
-    widths: list[int]
-    """Of each level, that of its longest segment."""
-    segments: list[int]
-    """Different ones of each level."""
-    tokens: int
-    """Of all different segments, without padding."""
-
-    @property
-    def run(self) -> int:
-        """Tokens that are run, padding included."""
-        return sum(width * count for width, count in zip(self.widths, self.segments, strict=True))
-
-    def grown(self, path: Path) -> _Filling:
-        """The batch with a row more."""
-        own = [segment.end - segment.start for segment in path]
-        new = [pair[0] != pair[1] for pair in zip_longest(path, self.last[: len(path)])]
-        return _Filling(
-            self.rows + 1,
-            path,
-            [max(pair) for pair in zip_longest(self.widths, own, fillvalue=0)],
-            [a + b for a, b in zip_longest(self.segments, new, fillvalue=0)],
-            self.tokens + sum(size for size, is_new in zip(own, new, strict=True) if is_new),
-        )
+def trees(paths: Sequence[Path]) -> list[list[int]]:
+    """Indices of neighbours that share their first segment."""
+    return [list(part) for _, part in groupby(range(len(paths)), key=lambda i: paths[i][0])]
 
 
-def cut(paths: Sequence[Path], budget: int, enough: int | None = None) -> list[list[int]]:
-    """Batches of neighbours of at most `budget` tokens in memory, padding and cache included.
+def cut(paths: Sequence[Path], budget: int) -> list[list[int]]:
+    """Batches of neighbours of at most `budget` tokens, shared ones counted once.
 
-    Every row counts as wide as the levels together, which is what those of the last level hold. A
-    row over the budget is a batch of its own. A batch of `enough` tokens (the budget by default)
-    also ends before a family that would make more than `_PADDING` of it padding.
+    A tree over the budget is cut into batches of its own; a row over it is one.
     """
-    enough = budget if enough is None else enough
     plan: list[list[int]] = []
-    batch = empty = _Filling(0, (), [], [], 0)
-    for index, path in enumerate(paths):
-        grown = batch.grown(path)
-        fits = grown.rows * sum(grown.widths) <= budget
-        related = path[0] in batch.last
-        padded = grown.run > (1 + _PADDING) * grown.tokens
-        if plan and fits and (related or batch.tokens < enough or not padded):
-            plan[-1].append(index)
-            batch = grown
+    left = 0
+    for tree in trees(paths):
+        size = tokens([paths[index] for index in tree])
+        if size <= left:
+            plan[-1] += tree
         else:
-            plan.append([index])
-            batch = empty.grown(path)
+            plan += _parts(tree, paths, budget)
+        left = max(0, (left if size <= left else budget) - size)
     return plan
 
 
-def cheaper(rows: Sequence[Ids], paths: Sequence[Path]) -> Sequence[Path]:
-    """The paths, or every row for itself where that runs no more tokens, padding included."""
-    whole = alone(rows)
-    return min(whole, paths, key=lambda cuts: _tokens(levels(rows, cuts)))
+def _parts(tree: Sequence[int], paths: Sequence[Path], budget: int) -> list[list[int]]:
+    """The rows of a tree in batches, each with all that its rows share."""
+    plan: list[list[int]] = []
+    held: set[Segment] = set()
+    for index in tree:
+        grown = held.union(paths[index])
+        if not plan or _length(grown) > budget:
+            plan.append([])
+            grown = set(paths[index])
+        plan[-1].append(index)
+        held = grown
+    return plan
 
 
-def _tokens(passes: Sequence[Level]) -> int:
-    """Tokens that passes run, padding included."""
-    return sum(len(level.rows) * max(map(len, level.rows)) for level in passes)
+def tokens(paths: Sequence[Path]) -> int:
+    """Tokens of rows, shared ones counted once."""
+    return _length({segment for path in paths for segment in path})
 
 
-def levels(rows: Sequence[Ids], paths: Sequence[Path]) -> list[Level]:
-    """The passes of a batch, from the first tokens on."""
-    found: list[Level] = []
-    for depth in range(max(map(len, paths))):
-        level = Level([], [], {})
-        for row, path in zip(rows, paths, strict=True):
-            if len(path) <= depth or path[depth].node in level.places:
-                continue
-            node, start, end = path[depth]
-            level.places[node] = len(level.rows)
-            level.rows.append(row[start:end])
-            if depth:
-                level.parents.append(found[-1].places[path[depth - 1].node])
-        found.append(level)
+def _length(segments: set[Segment]) -> int:
+    return sum(end - start for _, start, end in segments)
+
+
+def pack(rows: Sequence[Ids], paths: Sequence[Path]) -> Pack:
+    """Rows of one tree as one sequence; paths may begin after the start of the rows."""
+    found = Pack([], [], [], [], {})
+    numbers: dict[int, int] = {}
+    for row, path in zip(rows, paths, strict=True):
+        above = -1
+        for node, start, end in path:
+            if node not in numbers:
+                numbers[node] = len(numbers)
+                found.places[node] = len(found.ids)
+                found.ids.extend(row[start:end])
+                found.positions.extend(range(start, end))
+                found.segments.extend([numbers[node]] * (end - start))
+                found.above.append(above)
+            above = numbers[node]
     return found
+
+
+def together(lengths: Sequence[int], budget: int, enough: int | None) -> list[list[int]]:
+    """Indices of sequences in passes, longest first, of at most `budget` tokens with padding.
+
+    A pass of `enough` tokens (None: never) also ends where more than `_PADDING` of it would be
+    padding. A sequence over the budget is a pass of its own.
+    """
+    plan: list[list[int]] = []
+    real = 0
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if plan:
+            run = (len(plan[-1]) + 1) * lengths[plan[-1][0]]
+            full = enough is not None and real >= enough
+            padded = run > (1 + _PADDING) * (real + lengths[index])
+        if not plan or run > budget or (full and padded):
+            plan.append([])
+            real = 0
+        plan[-1].append(index)
+        real += lengths[index]
+    return plan

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from evals import passes
 from evals.engine import Engine
 from evals.passes import can_share
 from evals.requests import Request
@@ -64,9 +65,13 @@ def watch(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
+@pytest.mark.parametrize("longest", [512, 40])
 @pytest.mark.parametrize("rows", [1, 7, 64])
 @pytest.mark.parametrize("shots", [0, 30])
-def test_shared_contexts_change_no_number(engine: Engine, rows: int, shots: int) -> None:
+def test_shared_contexts_change_no_number(
+    engine: Engine, rows: int, shots: int, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "_LONGEST", longest)
     requests = questions(shots=shots)
     expected = [by_definition(engine.model, request) for request in requests]
     order = np.random.default_rng(rows).permutation(len(requests))
@@ -76,7 +81,7 @@ def test_shared_contexts_change_no_number(engine: Engine, rows: int, shots: int)
     assert scores.greedy.tolist() == [expected[i][1] for i in order]
 
 
-def test_most_likely_choices_are_found_across_levels(engine: Engine) -> None:
+def test_most_likely_choices_are_found_across_segments(engine: Engine) -> None:
     # The most likely answer to each question beside others that leave it at every later token.
     generator = np.random.default_rng(3)
     requests: list[Request] = []
@@ -103,17 +108,24 @@ def test_choices_run_the_context_once(
     requests = [Request(context, (100 + n, *range(200, 204))) for n in range(4)]
     engine.loglikelihoods(requests)
     # The last token of a choice is predicted and never put in: 60 + 4 x 4 = 76 tokens of 256.
-    assert ran == [(1, 60), (4, 4)]
+    assert ran == [(1, 76)]
     # Single tokens are all predicted from the context.
     ran.clear()
     engine.loglikelihoods([Request(context, (100 + n,)) for n in range(4)])
     assert ran == [(1, 60)]
 
 
+@pytest.mark.parametrize(("longest", "shapes"), [(124, [(1, 124)]), (123, [(1, 40), (3, 28)])])
 def test_few_shot_examples_run_once_a_batch(
-    tiny_model: Any, tiny_tokenizer: Any, ran: list[tuple[int, ...]]
+    tiny_model: Any,
+    tiny_tokenizer: Any,
+    ran: list[tuple[int, ...]],
+    longest: int,
+    shapes: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = Engine(tiny_model, tiny_tokenizer, 4000)
+    monkeypatch.setattr(passes, "_LONGEST", longest)
     ran.clear()
     shots = tuple(range(5, 45))
     requests = [
@@ -123,7 +135,8 @@ def test_few_shot_examples_run_once_a_batch(
     ]
     engine.loglikelihoods(requests)
     # 40 examples, 3 questions of 20, 12 choices of 2 tokens: 124 tokens instead of 12 x 62 = 744.
-    assert ran == [(1, 40), (3, 20), (12, 2)]
+    # In one sequence, or the examples alone and below them a sequence of 28 for each question.
+    assert ran == shapes
 
 
 def test_rows_that_share_nothing_run_as_before(
@@ -146,22 +159,31 @@ def test_longest_families_run_first(
         for choice in range(2)
     ]
     engine.loglikelihoods(requests)
-    # 66 tokens hold two rows of 31 + 1, and two of 22 + 1 without a third.
-    assert ran == [(1, 31), (2, 1), (1, 30), (2, 1), (1, 22), (2, 1), (1, 16), (2, 1)]
+    # Families of 33, 32, 24 and 18 tokens: 66 hold two of 33.
+    assert ran == [(2, 33), (2, 24)]
 
 
-def test_out_of_memory_between_levels_goes_on(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+def test_padding_beside_a_family_sees_nothing_that_matters(engine: Engine) -> None:
+    # A family of 64 tokens beside a row of 3, in one pass.
+    family = [Request(tuple(range(5, 45)), (n, *range(50, 56))) for n in range(4)]
+    requests = [*family, Request((7, 8, 9), (10,))]
+    expected = [by_definition(engine.model, request)[0] for request in requests]
+    found = Engine(engine.model, engine.tokenizer, 4000).loglikelihoods(requests).sums
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("shots", [0, 30])
+def test_out_of_memory_goes_on_with_smaller_passes(
+    engine: Engine, shots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = questions(20, seed=1)
+    requests = questions(20, seed=1, shots=shots)
     expected = engine.loglikelihoods(requests).sums
     large = Engine(engine.model, engine.tokenizer, 8000)
     trunk = engine.model.base_model
     forward = trunk.forward
 
     def limited(*args: Any, **kwargs: Any) -> Any:
-        past = kwargs.get("past_key_values")
-        if past is not None and past.get_seq_length() and kwargs["input_ids"].shape[0] > 5:
+        if kwargs["input_ids"].numel() > 200:
             raise torch.OutOfMemoryError("no memory")
         return forward(*args, **kwargs)
 

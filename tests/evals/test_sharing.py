@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from evals.requests import Ids
-from evals.sharing import Level, alone, beginning, cheaper, cut, levels, share, tree_order
+from evals.sharing import (
+    beginning,
+    cut,
+    pack,
+    share,
+    together,
+    tokens,
+    tree_order,
+    trees,
+)
 
 
 def ends(rows: list[Ids]) -> list[list[int]]:
@@ -86,7 +95,7 @@ def test_cuts_do_not_depend_on_the_order_of_rows() -> None:
 
 def test_no_rows_share_nothing() -> None:
     assert share([]) == []
-    assert tree_order([]) == cut([], 10) == []
+    assert tree_order([]) == cut([], 10) == trees([]) == []
 
 
 def test_families_stand_together_longest_first() -> None:
@@ -98,78 +107,75 @@ def test_families_stand_together_longest_first() -> None:
 
 
 def test_cut_by_hand() -> None:
-    # Level 0 holds 10, level 1 a row of 12 a choice: three rows are 36, four 48.
+    # A context of 10 and four ends of 2: 18 tokens; a part of three rows holds 10 + 3 x 2.
     paths = share(family(0, 10, 4, 2))
-    assert cut(paths, 48) == [[0, 1, 2, 3]]
-    assert cut(paths, 47) == [[0, 1, 2], [3]]
+    assert cut(paths, 18) == [[0, 1, 2, 3]]
+    assert cut(paths, 17) == [[0, 1, 2], [3]]
     assert cut(paths, 5) == [[0], [1], [2], [3]]
-    # Contexts of 10 and 20, choices of 12 and 2: the wider of each level, 20 + 12, is held by each
-    # of the four rows, although no row is longer than 22.
-    mixed = share(family(0, 10, 2, 12) + family(100, 20, 2, 2))
-    assert [len(path) for path in mixed] == [1, 1, 2, 2]
-    mixed = share(family(0, 12, 2, 12) + family(100, 20, 2, 2))
-    assert cut(mixed, 4 * 32) == [[0, 1, 2, 3]]
-    assert cut(mixed, 4 * 32 - 1) == [[0, 1, 2], [3]]
+    # Trees of 12 + 2 x 12 = 36 and 20 + 2 x 2 = 24 tokens are not cut while they fit alone.
+    two = share(family(0, 12, 2, 12) + family(100, 20, 2, 2))
+    assert cut(two, 60) == [[0, 1, 2, 3]]
+    assert cut(two, 59) == [[0, 1], [2, 3]]
+    assert trees(two) == [[0, 1], [2, 3]]
 
 
-def test_a_new_batch_is_as_wide_as_its_own_rows() -> None:
+def test_what_follows_a_tree_over_the_budget_is_a_batch_of_its_own() -> None:
     rows = [(1,) * 30, *[(2 + n, 9) for n in range(5)]]
     assert cut(share(rows), 10) == [[0], [1, 2, 3, 4, 5]]
 
 
-def test_cut_counts_rows_alone_as_wide_as_the_levels() -> None:
-    # 3 rows alone of 30 beside a pair of 20 + 2: 5 x (30 + 2) = 160.
-    rows = [*[(900 + n,) * 30 for n in range(3)], *family(0, 20, 2, 2)]
-    assert cut(share(rows), 160) == [[0, 1, 2, 3, 4]]
-    assert cut(share(rows), 159) == [[0, 1, 2, 3], [4]]
-
-
-def test_batches_hold_what_their_levels_hold() -> None:
+def test_batches_hold_every_row_once_and_their_budget() -> None:
     rows = random_rows(2)
     rows = [rows[index] for index in tree_order(share(rows))]
     paths = share(rows)
-    for batch in (part for part in cut(paths, 400) if len(part) > 1):
-        passes = levels([rows[i] for i in batch], [paths[i] for i in batch])
-        width = 0
-        for level in passes:
-            width += max(map(len, level.rows))
-            assert len(level.rows) * width <= 400
-        assert len(batch) * max(len(rows[i]) for i in batch) <= 400
+    plan = cut(paths, 400)
+    assert [index for batch in plan for index in batch] == list(range(len(rows)))
+    assert len(plan) < 20
+    for batch in plan:
+        nodes = {segment for index in batch for segment in paths[index]}
+        held = sum(end - start for _, start, end in nodes)
+        assert held == tokens([paths[i] for i in batch])
+        assert held <= 400 or len(batch) == 1
 
 
-def test_levels_by_hand() -> None:
-    rows = [(*range(10), 50), (*range(10), 60, 61), (7,) * 5]
-    first, second = levels(rows, share(rows))
-    assert first.rows == [tuple(range(10)), (7,) * 5]
-    assert first.parents == []
-    assert second.rows == [(50,), (60, 61)]
-    assert second.parents == [0, 0]
+def test_a_pack_by_hand() -> None:
+    rows = [(*range(10), 50), (*range(10), 60, 61)]
+    whole = pack(rows, share(rows))
+    assert whole.ids == [*range(10), 50, 60, 61]
+    assert whole.positions == [*range(10), 10, 10, 11]
+    assert whole.segments == [0] * 10 + [1, 2, 2]
+    assert whole.above == [-1, 0, 0]
+    assert sorted(whole.places.values()) == [0, 10, 11]
+    assert not whole.plain
+    below = pack(rows, [path[1:] for path in share(rows)])
+    assert (below.ids, below.positions, below.above) == ([50, 60, 61], [10, 10, 11], [-1, -1])
+    assert not below.plain
+    one = pack(rows[:1], share(rows)[:1])
+    assert (one.ids, one.above) == ([*range(10), 50], [-1, 0])
+    assert one.plain
 
 
-def test_levels_spell_every_row() -> None:
+def test_packs_spell_every_row() -> None:
     rows = random_rows(3)
+    order = tree_order(share(rows))
+    rows = [rows[index] for index in order]
     paths = share(rows)
-    passes = levels(rows, paths)
-
-    def spelt(depth: int, place: int) -> Ids:
-        level: Level = passes[depth]
-        return (*(spelt(depth - 1, level.parents[place]) if depth else ()), *level.rows[place])
-
-    for row, path in zip(rows, paths, strict=True):
-        assert spelt(len(path) - 1, passes[len(path) - 1].places[path[-1].node]) == row
-    assert sum(len(level.rows) for level in passes) < sum(map(len, paths))
-
-
-def test_padding_that_eats_the_gain_undoes_the_cut() -> None:
-    rows = [*family(0, 12, 2, 12), *family(100, 20, 2, 2)]
-    paths = share(rows)
-    # 2 contexts x 20 and 4 ends x 12 are 88 tokens, as many as 4 rows x 24 less 8.
-    assert cheaper(rows, paths) == paths
-    # One row of each family: 2 x 20 + 2 x 12 = 64 tokens instead of 2 x 24 = 48.
-    some = [rows[0], rows[2]]
-    assert cheaper(some, [paths[0], paths[2]]) == alone(some)
-    # One row of a family that was cut apart by the budget needs no second pass.
-    assert cheaper(rows[:1], paths[:1]) == alone(rows[:1])
+    length = 0
+    for tree in trees(paths):
+        found = pack([rows[i] for i in tree], [paths[i] for i in tree])
+        length += len(found.ids)
+        for index in tree:
+            spelt: list[tuple[int, int]] = []
+            above = -1
+            for node, start, end in paths[index]:
+                place = found.places[node]
+                part = slice(place, place + end - start)
+                assert set(found.segments[part]) == {found.segments[place]}
+                assert found.above[found.segments[place]] == above
+                above = found.segments[place]
+                spelt += zip(found.positions[part], found.ids[part], strict=True)
+            assert spelt == list(enumerate(rows[index]))
+    assert length == tokens(paths) < sum(map(len, rows))
 
 
 def test_the_beginning_of_all_rows_is_worth_a_pass_from_eight_tokens_on() -> None:
@@ -182,16 +188,18 @@ def test_the_beginning_of_all_rows_is_worth_a_pass_from_eight_tokens_on() -> Non
     assert beginning([[*start, 9]]) == 0, "nobody to share with"
 
 
-def test_a_full_batch_ends_where_padding_begins() -> None:
-    # Lengths 10, 10, 9, 4, 4: the third row pads one token of 29 (3 %), the fourth would pad seven
-    # of 33 (21 %).
-    rows: list[Ids] = [
-        (n, *range(n * 100, n * 100 + size - 1)) for n, size in enumerate((10, 10, 9, 4, 4))
-    ]
-    assert cut(alone(rows), 1000) == [[0, 1, 2, 3, 4]]
-    assert cut(alone(rows), 1000, 29) == [[0, 1, 2], [3, 4]]
-    assert cut(alone(rows), 1000, 30) == [[0, 1, 2, 3], [4]], "29 tokens are not enough"
-    # A family stays together, however it pads: its context of 20 would run twice.
-    one = [*family(0, 20, 2, 9), (*range(20), 700)]
-    paths = share([*one, *family(2000, 12, 3, 2)])
-    assert cut(paths, 1000, 10) == [[0, 1, 2], [3, 4, 5]]
+def test_a_full_pass_ends_where_padding_begins() -> None:
+    # Lengths 10, 10, 9, 4, 4: the third pads one token of 30 (3 % of 29), the fourth would pad
+    # seven of 40 (21 % of 33).
+    lengths = [10, 10, 9, 4, 4]
+    assert together(lengths, 1000, None) == [[0, 1, 2, 3, 4]]
+    assert together(lengths, 1000, 29) == [[0, 1, 2], [3, 4]]
+    assert together(lengths, 1000, 30) == [[0, 1, 2, 3], [4]], "29 tokens are not enough"
+
+
+def test_passes_hold_their_budget_with_padding_longest_first() -> None:
+    assert together([10, 10, 9, 4, 4], 20, None) == [[0, 1], [2, 3], [4]]
+    assert together([4, 10, 9], 30, None) == [[1, 2, 0]]
+    assert together([4, 10, 9], 29, None) == [[1, 2], [0]]
+    assert together([2, 30, 2], 10, None) == [[1], [0, 2]], "one over the budget runs alone"
+    assert together([], 10, None) == []
