@@ -10,10 +10,12 @@ The toy score is a share of T tokens, so one token earns 1 / T: the usual KL wei
 keep the best policy close to the reference, and both sides with it.
 
 Both sides do the same work: same weights, prompts of 24 tokens, 16 responses of exactly 32 tokens
-an update, four epochs of one optimizer step, LoRA on every linear layer of policy and critic, same
-rewards, same optimizer settings. They run in turn, each in a fresh process. Seconds are medians
-over updates after the first, which warms up. What is each system's own stays its own: ours clips
-gradients and shares one base; TRL does not clip and holds three copies.
+an update, four epochs of one optimizer step, LoRA on every linear layer, same rewards, same
+optimizer settings. Our values come from a head on the policy's trunk, which is our default, unless
+`--ours-args '{"critic": "adapter"}'` gives the critic an adapter of its own, as the peer's has.
+They run in turn, each in a fresh process. Seconds are medians over updates after the first, which
+warms up. What is each system's own stays its own: ours clips gradients and shares one base; TRL
+does not clip and holds three copies.
 
 The last line is one JSON object. `speedup` is the peer's seconds an update over ours and
 `memory_ratio` our peak memory over the peer's, medians over rounds with least and largest.
