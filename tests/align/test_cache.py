@@ -5,7 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralConfig
+from transformers import (
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from align import cache
@@ -83,9 +89,5 @@ def test_a_step_copies_nothing_while_there_is_room() -> None:
 
 
 def test_windows_keep_their_kind() -> None:
-    config = MistralConfig(**SHAPE, sliding_window=4)
-    with torch.device("meta"):
-        from transformers import MistralForCausalLM
-
-        model = MistralForCausalLM(config)
+    model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=4))
     assert {type(layer) for layer in roomy_cache(model).layers} == {DynamicSlidingWindowLayer}
