@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier, Lock, Thread
 from typing import Any
 
 import numpy as np
 import pytest
 
+from align import models
 from align.team import Team
 from evals.engine import Engine
 from evals.samples import save_result
@@ -119,9 +120,22 @@ def run_in_threads(count: int, work: Callable[[Team], Any]) -> list[Any]:
     return given
 
 
-@pytest.fixture(scope="session")
-def in_threads() -> Callable[[int, Callable[[Team], Any]], list[Any]]:
-    """What work gives in each of several processes that are threads of this one."""
+@pytest.fixture
+def in_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[int, Callable[[Team], Any]], list[Any]]:
+    """What work gives in each of several processes that are threads of this one.
+
+    They load models one after the other: transformers changes its own classes while it loads, and
+    two at once leave them changed.
+    """
+    one_by_one, load = Lock(), models.load_model
+
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with one_by_one:
+            return load(*args, **kwargs)
+
+    monkeypatch.setattr(models, "load_model", locked)
     return run_in_threads
 
 
