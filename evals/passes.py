@@ -31,7 +31,6 @@ Stem = list[tuple[Tensor, Tensor]]
 # Most logits in memory at once: 2^25 float32 are 128 MB.
 _LOGITS = 2**25
 
-
 # Tokens of a pass from which on a CPU saves nothing by more of them, so that padding is a loss.
 _ENOUGH_ON_CPU = 512
 # Longest pack: its tokens attend to all of it, which costs more than a pass of its own saves.
@@ -94,27 +93,41 @@ class Passes:
             budget: Most tokens of a pass, padding included.
         """
         scores = _Scores(paths, requests)
-        stem: Stem | None = None
-        members = list(range(len(rows)))
-        if len(rows) > 1 and len(trees(paths)) == 1 and tokens(paths) > min(_LONGEST, budget):
-            stem = self._stem(rows[0], paths[0], scores)
-            paths = [path[1:] for path in paths]
-            members = [index for index in members if paths[index]]
-        groups = [[members[i] for i in tree] for tree in trees([paths[i] for i in members])]
+        small: list[int] = []
+        for tree in trees(paths):
+            if len(tree) > 1 and tokens([paths[index] for index in tree]) > _LONGEST:
+                stem = self._stem(rows[tree[0]], tree, scores)
+                below = {index: paths[index][1:] for index in tree if len(paths[index]) > 1}
+                self._run_all(rows, below, stem, scores, budget)
+            else:
+                small += tree
+        self._run_all(rows, {index: paths[index] for index in small}, None, scores, budget)
+        return scores.by_row()
+
+    def _run_all(
+        self,
+        rows: Sequence[Ids],
+        paths: Mapping[int, Path],
+        stem: Stem | None,
+        scores: _Scores,
+        budget: int,
+    ) -> None:
+        """Run the rows that have a path, each tree as one sequence, in passes of the budget."""
+        members = list(paths)
+        groups = [[members[i] for i in tree] for tree in trees(list(paths.values()))]
         packs = [pack([rows[i] for i in own], [paths[i] for i in own]) for own in groups]
         for part in together([len(one.ids) for one in packs], budget, self._enough):
             self._run([packs[i] for i in part], [groups[i] for i in part], stem, scores)
-        return scores.by_row()
 
-    def _stem(self, row: Ids, path: Path, scores: _Scores) -> Stem:
-        """Run the segment that all rows begin with, and return its keys and values by layer."""
+    def _stem(self, row: Ids, tree: Sequence[int], scores: _Scores) -> Stem:
+        """Run the segment that a tree's rows begin with; return its keys and values by layer."""
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.model.config)
-        node, _, end = path[0]
+        node, _, end = scores.paths[tree[0]][0]
         ids = torch.tensor([row[:end]], device=self.device)
         hidden, head = self._head(ids, past_key_values=cache)
-        self._note(hidden, head, scores.wanted({node: 0}, range(len(scores.paths))), scores)
+        self._note(hidden, head, scores.wanted({node: 0}, tree), scores)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def _run(
@@ -162,10 +175,9 @@ class Passes:
         """What is added to attention scores (R, 1, width, known + width): 0 where a token looks.
 
         A token sees what is known, and in its own segment and those above it all up to its place.
-        Padding sees itself alone, so that its numbers stay finite.
+        Padding sees nothing: what is added is finite, so its numbers are too.
         """
         sees = np.zeros((len(packs), width, known + width), dtype=np.bool_)
-        sees[:, :, known:] = np.eye(width, dtype=np.bool_)
         for row, one in enumerate(packs):
             lines = np.eye(len(one.above), dtype=np.bool_)
             for segment, above in enumerate(one.above):

@@ -102,3 +102,21 @@ def test_layers_of_other_kinds_stay_as_they_are() -> None:
     model = nn.Sequential(Other(3, 2))
     quicken_linear(model)
     assert type(model[0]) is Other
+
+
+@onednn
+def test_a_compiler_sees_the_plain_product() -> None:
+    seen: list[str] = []
+
+    def collect(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    x, weight = numbers(4, 6), numbers(5, 6, seed=1, grad=False)
+    torch.compiler.reset()
+    found = torch.compile(linear, backend=collect, fullgraph=True)(x, weight)
+    torch.testing.assert_close(found, functional.linear(x, weight))
+    assert len(seen) == 1
+    assert "linear" in seen[0]
+    assert by_onednn(linear(x, weight))
+    assert not by_onednn(found)

@@ -139,13 +139,62 @@ def test_few_shot_examples_run_once_a_batch(
     assert ran == shapes
 
 
-def test_rows_that_share_nothing_run_as_before(
-    tiny_model: Any, tiny_tokenizer: Any, ran: list[tuple[int, ...]]
+def test_each_large_family_has_a_beginning_of_its_own(
+    tiny_model: Any,
+    tiny_tokenizer: Any,
+    ran: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(passes, "_LONGEST", 70)
+    engine = Engine(tiny_model, tiny_tokenizer, 4000)
+    # Two families of 40 + 3 x 12 = 76 tokens, and one of 20 + 3 x 2 = 26, in one batch.
+    requests = [
+        Request((start,) * length, (100 + n, *range(200, 200 + tail)))
+        for start, length, tail in [(5, 40, 12), (6, 20, 2), (7, 40, 12)]
+        for n in range(3)
+    ]
+    expected = [by_definition(tiny_model, request)[0] for request in requests]
+    ran.clear()
+    scores = engine.loglikelihoods(requests)
+    assert ran == [(1, 40), (3, 12), (1, 40), (3, 12), (1, 26)]
+    np.testing.assert_allclose(scores.sums, expected, atol=1e-4)
+
+
+def test_rows_that_share_nothing_run_as_before(
+    tiny_model: Any,
+    tiny_tokenizer: Any,
+    ran: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(passes, "_LONGEST", 15)
     engine = Engine(tiny_model, tiny_tokenizer, 4000)
     ran.clear()
     engine.loglikelihoods([Request((5 + n,) * 20, (9, 10)) for n in range(6)])
     assert ran == [(6, 21)]
+
+
+def test_a_pass_with_enough_tokens_on_a_cpu_is_not_padded_further(
+    tiny_model: Any, tiny_tokenizer: Any, ran: list[tuple[int, ...]]
+) -> None:
+    engine = Engine(tiny_model, tiny_tokenizer, 4000)
+    ran.clear()
+    lengths = [30] * 18 + [20] * 18
+    engine.loglikelihoods([Request((5 + n,) * m, (9,)) for n, m in enumerate(lengths)])
+    # 18 x 30 = 540 tokens are enough; k rows of 20 join them while the padding stays below 1/16:
+    # (18 + k) 30 <= 17/16 (540 + 20 k) up to k = 3.
+    assert ran == [(21, 30), (15, 20)]
+
+
+def test_logits_exist_a_part_at_a_time(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = questions(6)
+    expected = [by_definition(engine.model, request)[0] for request in requests]
+    monkeypatch.setattr(passes, "_LOGITS", 5 * engine.model.config.vocab_size)
+    head = engine.model.get_output_embeddings()
+    sizes: list[int] = []
+    with head.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[0])):
+        found = engine.loglikelihoods(requests).sums
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert max(sizes) == 5
 
 
 def test_longest_families_run_first(

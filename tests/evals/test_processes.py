@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -260,6 +261,35 @@ def test_two_launched_processes_write_what_one_writes(
     again = launch(project, "-m", "align", "eval", "run.yaml")
     assert again.returncode == 0, again.stderr[-2000:]
     assert again.stdout.splitlines()[-1] == "5-evals: up to date"
+
+
+@pytest.mark.slow
+def test_two_launched_processes_evaluate_a_lone_model(
+    project: Path, workplace: Path, tiny_tokenizer: Any, model_of: Callable[..., Any]
+) -> None:
+    save_model(model_of(0, context=256), tiny_tokenizer, workplace / "base")
+    rows = [{"text": f"the dog saw house {n % 7} and a {'red' * n}"} for n in range(40)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"kind": "perplexity", "data": {"path": "rows.jsonl"}}
+    Path("tasks.yaml").write_text(yaml.safe_dump({"evals": {"tasks": {"text": task}}}))
+    command = ["align", "eval", "base", "--tasks", "tasks.yaml"]
+    alone = subprocess.run(
+        [sys.executable, "-m", *command, "--out", "alone"],
+        env=os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert alone.returncode == 0, alone.stderr[-2000:]
+    done = launch(project, "-m", *command, "--out", "together")
+    assert done.returncode == 0, done.stderr[-2000:]
+    shown = alone.stdout.replace("alone/base", "together/base")
+    assert done.stdout.splitlines()[1:] == shown.splitlines()[1:]  # the first is the progress
+    files = {path.relative_to("alone") for path in Path("alone").rglob("*") if path.is_file()}
+    assert Path("base/text/result.json") in files
+    for file in files:
+        assert ("together" / file).read_bytes() == ("alone" / file).read_bytes(), file
 
 
 @pytest.mark.slow

@@ -106,6 +106,13 @@ def test_families_stand_together_longest_first() -> None:
     assert order[2:] == [0, 1, 2, 3]
 
 
+def test_families_of_equal_length_do_not_mix() -> None:
+    first, second = family(0, 20, 3, 5), family(100, 20, 3, 5)
+    rows = [row for pair in zip(first, second, strict=True) for row in pair]
+    order = tree_order(share(rows))
+    assert {tuple(sorted(order[:3])), tuple(sorted(order[3:]))} == {(0, 2, 4), (1, 3, 5)}
+
+
 def test_cut_by_hand() -> None:
     # A context of 10 and four ends of 2: 18 tokens; a part of three rows holds 10 + 3 x 2.
     paths = share(family(0, 10, 4, 2))
