@@ -58,7 +58,13 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=2048, help="tokens the model may see")
     parser.add_argument("--peer-batch", nargs="+", default=["16"], help="numbers, or auto")
     parser.add_argument("--rounds", type=int, default=1, help="pairs of runs")
-    parser.add_argument("--save", action="store_true", help="write it to benchmarks/results/")
+    parser.add_argument(
+        "--save",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="write it to benchmarks/results/, with a name at the end of the file's",
+    )
     chosen = parser.parse_args(words)
     if chosen.limit is not None and chosen.limit < 1:
         parser.error(f"--limit {chosen.limit}; allowed: 1 or more")
@@ -236,7 +242,8 @@ def main() -> None:
         exact = exact_outcomes(work, python, runs[0][0])
     result = compare(work, runs, exact) | {"peer_batch": chosen.peer_batch}
     print(table(result))
-    finish(result, f"eval_vs_lm_eval-{chosen.dtype}-cpu" if chosen.save else None)
+    name = "-".join(["eval_vs_lm_eval", chosen.dtype, "cpu", *filter(None, [chosen.save])])
+    finish(result, None if chosen.save is None else name)
 
 
 if __name__ == "__main__":

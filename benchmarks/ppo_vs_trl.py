@@ -204,8 +204,11 @@ def compare(
 
 def result_name(result: dict[str, Any]) -> str:
     """Name of the file a result is saved in."""
-    size, score = result["size"], result["work"]["score"]
-    kind = [*([size] if size != "smollm2" else []), *([score] if score != "model" else [])]
+    size, work = result["size"], result["work"]
+    kind = [size] if size != "smollm2" else []
+    if work["score"] == "toy":
+        kind.append(f"toy-{work['learning_rate']:g}")
+    kind += [str(value) for value in result["ours"]["arguments"].values()]
     return "-".join(["ppo_vs_trl", *kind, result["dtype"], result["device"]])
 
 

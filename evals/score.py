@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from align.errors import UserError
+from evals.jackknife import jackknife_error, positive_estimate
 from evals.non_inferiority import (
     LEVEL,
     NonInferiority,
@@ -27,10 +28,8 @@ from evals.stats import (
     Resampling,
     bootstrap,
     cluster_sums,
-    jackknife_error,
     mean_error,
     mean_estimate,
-    positive_estimate,
     proportion_estimate,
     without_interval,
 )
@@ -40,8 +39,8 @@ from evals.task import Metric, TaskResult
 def estimate(metric: Metric, result: TaskResult, resampling: Resampling) -> Estimate:
     """A metric with its interval.
 
-    Proportions: Wilson; means: t; perplexities: t of the logarithm; biased metrics: none;
-    everything else: BCa bootstrap. Over clusters where the result has them.
+    Proportions: Wilson, over clusters Korn-Graubard; means: t; perplexities: t of the logarithm;
+    biased metrics: none; everything else: BCa bootstrap. Over clusters where the result has them.
     """
     rows, clusters = result.stats[metric.stat], result.clusters
     if metric.kind == "proportion":

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats as distributions
 
+from evals.jackknife import jackknife_error
 from evals.power import detectable
 from evals.proportions import tango
 from evals.stats import (
@@ -26,7 +27,6 @@ from evals.stats import (
     Resampling,
     bootstrap,
     cluster_sums,
-    jackknife_error,
     mean_error,
     mean_estimate,
     normal_quantile,

@@ -40,7 +40,8 @@ class Estimate:
     method: str
     """How the interval was made, its coverage, and the units it resamples."""
     units: int
-    """Items or clusters that the interval is over."""
+    """Items or clusters that the interval is over; of documents, whose lengths vary, the effective
+    number."""
 
 
 @dataclass(frozen=True)
@@ -166,37 +167,6 @@ def bootstrap(
     return Estimate(value, ends.low, ends.high, len(rows), method, len(units))
 
 
-def jackknife_error(jackknife: Array) -> float:
-    """Standard error from the values (n,) with each unit left out (Tukey 1958; Efron 1982).
-
-    sqrt((n-1)/n sum (v_i - mean)^2), for a mean exactly sd/sqrt(n). NaN if one is undefined.
-    """
-    n = len(jackknife)
-    if n < 2 or not np.isfinite(jackknife).all():
-        return math.nan
-    return math.sqrt((n - 1) / n * float(np.sum((jackknife - jackknife.mean()) ** 2)))
-
-
-def positive_estimate(
-    rows: Array, combine: Combine, clusters: Sequence[str] | None, confidence: float = 0.95
-) -> Estimate:
-    """Estimate combine(sum of rows (n, k)) of a positive metric without an upper bound.
-
-    Perplexity: a smooth function of a ratio whose denominators, the documents' lengths, vary
-    much. There a bootstrap is too narrow; the t interval of its logarithm with the jackknife's
-    standard error covers better (docs/evals.md), and its ends are positive.
-    """
-    units = cluster_sums(rows, clusters)
-    total = units.sum(axis=0)
-    value = float(combine(total))
-    method = describe("t of the logarithm, jackknife", clusters, len(units), confidence)
-    error = jackknife_error(np.log(combine(total - units))) if len(units) > 1 else math.nan
-    if not (math.isfinite(error) and math.isfinite(value)):
-        return Estimate(value, math.nan, math.nan, len(rows), method, len(units))
-    factor = math.exp(t_quantile(confidence, len(units) - 1) * error)
-    return Estimate(value, value / factor, value * factor, len(rows), method, len(units))
-
-
 def describe(kind: str, clusters: Sequence[str] | None, units: int, confidence: float) -> str:
     """The method's name as it stands beside the number."""
     over = "" if clusters is None else f", {units} clusters"
@@ -210,17 +180,13 @@ def wilson(hits: float, n: int, confidence: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= hits <= n:
         raise ValueError(f"a proportion needs 0 <= hits <= n and n >= 1: {hits} of {n}")
-    low, high = _score_interval(hits / n, n, normal_quantile(confidence))
-    # At 0 and n the end is exact; the formula leaves a rounding error there.
-    return Interval(0.0 if hits == 0 else low, 1.0 if hits == n else high)
-
-
-def _score_interval(p: float, n: float, z: float) -> Interval:
-    """Wilson's formula for a share p of n items and a quantile z."""
+    p, z = hits / n, normal_quantile(confidence)
     centre = p + z * z / (2 * n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return Interval((centre - half) / scale, (centre + half) / scale)
+    # At 0 and n the end is exact; the formula leaves a rounding error there.
+    low = 0.0 if hits == 0 else (centre - half) / scale
+    return Interval(low, 1.0 if hits == n else (centre + half) / scale)
 
 
 def t_quantile(confidence: float, freedom: int) -> float:
@@ -279,22 +245,34 @@ def mean_estimate(
 def proportion_estimate(
     hits: Array, clusters: Sequence[str] | None = None, confidence: float = 0.95
 ) -> Estimate:
-    """Share p of hits (n,), each 0 or 1 (or 1/2 for a tie), by Wilson's interval.
+    """Share of hits (n,), each 0 or 1 (or 1/2 for a tie).
 
-    Over C clusters with the effective number of items p (1 - p) / SE^2, SE clustered, and t(C - 1)
-    instead of z (after Dean and Pagano 2015, J. Surv. Stat. Methodol. 3:484); p +- t SE is too
-    narrow near 0 and 1. Where the clusters do not vary at all, n = C (conservative).
+    Wilson's interval, over clusters Korn and Graubard's; p +- t SE is too narrow near 0 and 1.
     """
     hits = np.asarray(hits, dtype=np.float64)
     if clusters is None:
         ends = wilson(float(hits.sum()), len(hits), confidence)
         method = describe("Wilson", None, 0, confidence)
         return Estimate(float(hits.mean()), *ends, len(hits), method, len(hits))
-    value, error, units = mean_error(hits, clusters)
-    method = describe("Wilson over clusters", clusters, units, confidence)
-    if error > 0:
-        effective = value * (1 - value) / error**2
-        ends = _score_interval(value, effective, t_quantile(confidence, units - 1))
+    share = mean_error(hits, clusters)
+    method = describe("Korn-Graubard", clusters, share.units, confidence)
+    ends = korn_graubard(share, len(hits), confidence)
+    return Estimate(share.mean, *ends, len(hits), method, share.units)
+
+
+def korn_graubard(share: MeanError, n: int, confidence: float = 0.95) -> Interval:
+    """Interval of a share of `n` clustered items (Korn and Graubard 1998, Surv. Methodol. 24:193).
+
+    Clopper-Pearson's with the effective number of items, at most n:
+    p (1 - p) / SE^2 (t(n - 1) / t(C - 1))^2. Where clusters do not vary at all it is C.
+    """
+    if share.error > 0:
+        wider = t_quantile(confidence, share.units - 1) / t_quantile(confidence, n - 1)
+        effective = min(n, share.mean * (1 - share.mean) / (wider * share.error) ** 2)
     else:
-        ends = wilson(value * units, units, confidence)
-    return Estimate(value, *ends, len(hits), method, units)
+        effective = share.units
+    hits, tail = share.mean * effective, (1 - confidence) / 2
+    low = distributions.beta.ppf(tail, hits, effective - hits + 1) if hits > 0 else 0.0
+    misses = effective - hits
+    high = distributions.beta.ppf(1 - tail, hits + 1, misses) if misses > 0 else 1.0
+    return Interval(float(low), float(high))

@@ -14,6 +14,7 @@ import numpy as np
 from lib.populations import Population, answers, choices, documents, exchange, sentences
 from scipy import stats as distributions
 
+from evals.jackknife import positive_estimate
 from evals.non_inferiority import non_inferior_means, non_inferior_proportions
 from evals.proportions import PairedCounts, newcombe, newcombe_paired, tango
 from evals.significance import (
@@ -30,7 +31,6 @@ from evals.stats import (
     bootstrap,
     cluster_sums,
     mean_estimate,
-    positive_estimate,
     proportion_estimate,
     wilson,
 )
@@ -122,7 +122,7 @@ def clustered_rate(p: float, correlation: float, clusters: int) -> Trial:
         labels = [str(label) for label in np.repeat(np.arange(clusters), sizes)]
         by_t = mean_estimate(hits, labels)
         return {
-            "Wilson over clusters": covers(proportion_estimate(hits, labels), p),
+            "Korn-Graubard": covers(proportion_estimate(hits, labels), p),
             "t over clusters (not used)": covers(by_t, p),
         }
 

@@ -14,6 +14,7 @@ from scipy import stats as distributions
 from statsmodels.stats.proportion import proportions_ztest
 
 from evals.evidence import Evidence
+from evals.jackknife import positive_estimate
 from evals.limits import p_not_above, p_not_below
 from evals.metrics import macro_f1, perplexity_metrics, ratio
 from evals.non_inferiority import non_inferior_means, non_inferior_proportions
@@ -22,7 +23,6 @@ from evals.stats import (
     Resampling,
     bootstrap,
     mean_estimate,
-    positive_estimate,
     proportion_estimate,
 )
 

@@ -42,10 +42,7 @@ def test_each_kind_of_metric_gets_its_interval() -> None:
     assert np.isnan([bare.low, bare.high]).all()
     assert (bare.method, bare.n) == ("no interval: biased for few items", 4)
     grouped = result([1.0, 0, 1, 1], "abcd", clusters=("x", "x", "y", "y"))
-    assert (
-        estimate(accuracy_metric(), grouped, DRAWS).method
-        == "Wilson over clusters, 2 clusters, 0.95"
-    )
+    assert estimate(accuracy_metric(), grouped, DRAWS).method == "Korn-Graubard, 2 clusters, 0.95"
     documents = TaskResult(
         ids=("a", "b"),
         stats={"perplexity": np.array([[2.0, 2, 1, 4], [3, 2, 1, 4]])},

@@ -7,17 +7,17 @@ import math
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.stats.proportion import proportion_confint
 
+from evals.jackknife import effective_units, jackknife_error, positive_estimate
 from evals.stats import (
     Resampling,
     bca_interval,
     bootstrap,
     check_rows,
     cluster_sums,
-    jackknife_error,
     mean_error,
     mean_estimate,
-    positive_estimate,
     proportion_estimate,
     resample_sums,
     wilson,
@@ -38,8 +38,6 @@ def pairs(values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("hits", "n"), [(0, 9), (9, 9), (1, 10), (37, 250)])
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_wilson_equals_statsmodels(hits: int, n: int, confidence: float) -> None:
-    from statsmodels.stats.proportion import proportion_confint
-
     expected = proportion_confint(hits, n, alpha=1 - confidence, method="wilson")
     assert wilson(hits, n, confidence) == pytest.approx(expected, abs=1e-12)
 
@@ -226,6 +224,22 @@ def test_positive_estimate_of_a_geometric_mean_is_students_of_the_logarithms() -
     assert estimate.value == pytest.approx(scipy_stats.gmean(np.exp(logs)))
 
 
+def test_few_long_documents_leave_few_degrees_of_freedom() -> None:
+    # (4 + 4 x 1)^2 / (16 + 4 x 1) = 3.2 units that weigh alike: t(2) = 4.302653 instead of t(4).
+    rows = np.array([[8.0, 4], [3, 1], [1, 1], [2, 1], [3, 1]])
+    found = positive_estimate(rows, lambda sums: np.exp(share(sums)), None)
+    left_out = (17 - rows[:, 0]) / (8 - rows[:, 1])
+    half = 4.302653 * np.sqrt(4 / 5 * np.sum((left_out - left_out.mean()) ** 2))
+    assert found.units == 3
+    assert np.log([found.low, found.high]) == pytest.approx([17 / 8 - half, 17 / 8 + half])
+
+
+@pytest.mark.parametrize(("lengths", "units"), [([5.0] * 7, 7), ([99.0, 1.0], 2), ([3.0, 1, 1], 2)])
+def test_effective_units(lengths: list[float], units: int) -> None:
+    # 25/11 = 2.3 of the last ones; two are the least that an interval needs.
+    assert effective_units(np.array(lengths)) == units
+
+
 def test_positive_estimate_without_an_interval() -> None:
     def infinite(sums: np.ndarray) -> np.ndarray:
         return np.full(sums.shape[:-1], np.inf)
@@ -239,15 +253,27 @@ def test_positive_estimate_without_an_interval() -> None:
 
 def test_clustered_proportion_stays_inside_and_keeps_a_width() -> None:
     high = proportion_estimate(np.array([1.0, 1, 1, 0]), ["a", "a", "b", "b"])
-    # Cluster shares 1 and 1/2: SE = sqrt(2 (0.5^2 + 0.5^2)) / 4 = 0.25, so 0.75 * 0.25 / 0.25^2 =
-    # 3 items; t(1)^2 = 161.4476. Wilson: (0.75 + 161.4476/6) / (1 + 161.4476/3) = 0.504560, half
-    # 12.7062 sqrt(0.1875/3 + 161.4476/36) / 54.8159 = 0.494287.
+    # Cluster shares 1 and 1/2: SE = sqrt(2 (0.5^2 + 0.5^2)) / 4 = 0.25. t(1) = 12.7062 and t(3) =
+    # 3.18245, so 3/16 / (0.25 12.7062 / 3.18245)^2 = 0.188196 items, 3/4 of them hits.
+    expected = proportion_confint(0.75 * 0.188196, 0.188196, method="beta")
     assert high.value == 0.75
-    assert (high.low, high.high) == pytest.approx((0.504560 - 0.494287, 0.998847), abs=2e-6)
+    assert (high.low, high.high) == pytest.approx(expected, abs=2e-6)
+    assert 0 < high.low < 0.01
     sure = proportion_estimate(np.ones(40), ["a", "b"] * 20)
-    # Wilson of 2 of 2 by hand: low = 1 / (1 + z^2/2) = 1 / (1 + 1.9208) = 0.34238.
-    assert sure.low == pytest.approx(0.34238, abs=1e-5)
+    # Two of two: low^2 = 0.025.
+    assert sure.low == pytest.approx(0.025**0.5)
     assert sure.high == 1.0
+    none = proportion_estimate(np.zeros(40), ["a", "b"] * 20)
+    assert (none.low, none.high) == (0.0, pytest.approx(1 - 0.025**0.5))
+
+
+def test_clusters_that_vary_less_than_chance_are_not_worth_more_than_their_items() -> None:
+    # Ten clusters of four: two hits each, and one of three. By the errors alone 250 items.
+    hits = np.array([1.0, 1, 0, 0] * 9 + [1, 1, 1, 0])
+    found = proportion_estimate(hits, [str(number // 4) for number in range(40)])
+    expected = proportion_confint(21, 40, method="beta")
+    assert found.value == 21 / 40
+    assert (found.low, found.high) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("method", ["wilson", "t", "bootstrap"])
