@@ -23,6 +23,7 @@ from align.config import LoraConfig, RunConfig, SFTConfig
 from align.data.encoding import decode_response, encode_conversation, encode_prompt
 from align.errors import UserError
 from align.generation import Sampling, generate
+from align.grouping import GroupedBatches
 from align.models import LoadedModel, load_model, save_model
 from align.references import relative_model
 from align.training import (
@@ -64,8 +65,8 @@ class HeldOut(NamedTuple):
     tokens: int
 
 
-class QuietSFTTrainer(trl.SFTTrainer):  # type: ignore[misc]  # TRL is untyped
-    """TRL's trainer without its call home and without a model card."""
+class QuietSFTTrainer(GroupedBatches, trl.SFTTrainer):  # type: ignore[misc]  # TRL is untyped
+    """TRL's trainer with batches of similar lengths, without its call home and a model card."""
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
@@ -258,13 +259,16 @@ def _trainer(
     taught, tested = (
         Dataset.from_dict({"input_ids": part.ids, "labels": part.labels}) for part in rows
     )
-    return QuietSFTTrainer(
+    trainer = QuietSFTTrainer(
         model=loaded.model,
         args=trainer_arguments(trl.SFTConfig, "sft", config, job, own),
         train_dataset=taught,
         eval_dataset=tested,  # read only where `trainer` sets eval_strategy
         processing_class=loaded.tokenizer,
     )
+    if not config.sft.packing:
+        trainer.lengths = list(map(len, rows[0].ids))
+    return trainer
 
 
 def _save(

@@ -295,3 +295,26 @@ class TestSameBytes:
 def test_trainer_arguments(train: Train, name: str, value: Any, complaint: str) -> None:
     with pytest.raises(UserError, match=rf"sft\.trainer\.{name}: {complaint}"):
         train(trainer={name: value})
+
+
+@pytest.mark.parametrize("own", [None, {"train_sampling_strategy": "sequential"}])
+def test_batches_hold_dialogues_of_similar_lengths(
+    train: Train, base: LoadedModel, monkeypatch: pytest.MonkeyPatch, own: Any
+) -> None:
+    seen: list[list[int]] = []
+    step = sft.QuietSFTTrainer.training_step
+
+    def noted(self: Any, model: Any, inputs: Any, *rest: Any) -> Any:
+        seen.append(inputs["attention_mask"].sum(-1).tolist())
+        return step(self, model, inputs, *rest)
+
+    monkeypatch.setattr(sft.QuietSFTTrainer, "training_step", noted)
+    train(epochs=2, **({} if own is None else {"trainer": own}))
+    lengths = [len(ids) for ids in encoded(base.tokenizer).ids]
+    if own is None:
+        # Ten rows in one window: five batches of two, neighbours by length; the longest is first.
+        pairs = sorted(zip(*[iter(sorted(lengths))] * 2, strict=True))
+        assert [sorted(map(tuple, map(sorted, seen[i : i + 5]))) for i in (0, 5)] == [pairs] * 2
+        assert max(seen[0]) == max(seen[5]) == max(lengths)
+    else:
+        assert seen == [lengths[i : i + 2] for i in range(0, 10, 2)] * 2
