@@ -21,8 +21,11 @@ from align.models import load_model
 from align.progress import NullProgress, Task
 from align.shared import initial_head
 from reward import train
+from reward.load import load_reward
 from reward.model import RewardModel
-from reward.train import QuietRewardTrainer, build_classifier, encode_pairs
+from reward.pairs import encode_pairs
+from reward.start import build_classifier
+from reward.train import QuietRewardTrainer
 
 Run = Callable[..., Any]
 
@@ -136,12 +139,12 @@ def test_too_long_pairs_are_left_out_and_counted(
 def test_a_pair_of_exactly_the_longest_length_is_kept(
     stage: Path, stage_pairs: list[dict[str, Any]]
 ) -> None:
-    tokenizer = RewardModel.load(stage, device="cpu").tokenizer
-    encoded = encode_pairs(tokenizer, stage_pairs[:1], 64, "x")
+    encode = RewardModel.load(stage, device="cpu").encode
+    encoded = encode_pairs(encode, stage_pairs[:1], 64, "x")
     longest = max(len(ids) for ids in encoded.ids[0].values())
-    assert encode_pairs(tokenizer, stage_pairs[:1], longest, "x").left_out == 0
+    assert encode_pairs(encode, stage_pairs[:1], longest, "x").left_out == 0
     with pytest.raises(UserError, match="none of 1 pairs"):
-        encode_pairs(tokenizer, stage_pairs[:1], longest - 1, "x")
+        encode_pairs(encode, stage_pairs[:1], longest - 1, "x")
 
 
 def test_the_trainer_sees_the_tokens_that_the_scorer_sees(
@@ -215,7 +218,7 @@ def test_all_weights_can_train_without_an_adapter(
     result = run_reward(folder, tiny_config(lora=None, epochs=2))
     assert result.model == {"base": "model", "adapters": []}
     assert result.metrics["accuracy"]["value"] == 1.0
-    scorer = RewardModel.load(folder, device="cpu")
+    scorer = load_reward(folder, device="cpu")
     classifier = LlamaForSequenceClassification.from_pretrained(folder / "model").eval()
     row = stage_pairs[3]
     with torch.no_grad():
@@ -226,7 +229,7 @@ def test_all_weights_can_train_without_an_adapter(
     assert torch.equal(weights["score.weight"], classifier.score.weight)
     (folder / "model" / "reward_config.json").unlink()
     with pytest.raises(UserError, match=r"no reward_config\.json"):
-        RewardModel.load(folder, device="cpu")
+        load_reward(folder, device="cpu")
 
 
 def test_a_diverged_model_is_refused(
