@@ -25,7 +25,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """No warning of attributes that transformers has renamed, nor of what peft sets right itself."""
+    """No warning of names that transformers has changed, nor of what peft sets right itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)

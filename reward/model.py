@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from align.data.encoding import encode_prompt, encode_response, truncate_left
+from align.data.encoding import encode_prompt, encode_response, keep_end
 from align.errors import UserError
 from align.models import (
     ModelReference,
@@ -143,7 +143,7 @@ class RewardModel:
         """Token ids of prompt, response and EOS, exactly as in training."""
         ids = encode_prompt(self.tokenizer, prompt) + encode_response(self.tokenizer, completion)
         limit = self.settings.max_length
-        return ids if limit is None else truncate_left(ids, limit)
+        return ids if limit is None else keep_end(self.tokenizer, ids, limit)
 
     @torch.no_grad()
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:

@@ -55,8 +55,7 @@ class Start:
     @property
     def context(self) -> int:
         """Longest sequence in tokens."""
-        own = getattr(self.model.config, "max_position_embeddings", None)
-        return min(own or self.tokenizer.model_max_length, self.tokenizer.model_max_length)
+        return longest_of(self.model, self.tokenizer)
 
     def encode(self, prompt: Any, response: Any) -> list[int]:
         """Token ids of a whole prompt and response, as the scorer sees them."""
@@ -77,6 +76,13 @@ class Start:
         head = nn.Linear(trained.in_features, 1, bias=False, device=trained.weight.device)
         head.weight.data.copy_(trained.weight.data)
         return RewardModel(ModelTrunk(classifier), head, self.tokenizer, settings)
+
+
+def longest_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Most tokens that both the model and its tokenizer allow."""
+    own = getattr(model.config, "max_position_embeddings", None)
+    allowed: int = tokenizer.model_max_length
+    return allowed if own is None else min(own, allowed)
 
 
 def load_start(reference: ModelReference, seed: int) -> Start:
@@ -115,6 +121,7 @@ def load_start(reference: ModelReference, seed: int) -> Start:
         ) from error
     disable_dropout(model)
     model.config.pad_token_id, model.config.problem_type = tokenizer.pad_token_id, "regression"
+    tokenizer.model_max_length = longest_of(model, tokenizer)
     random = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     return Start(model, tokenizer, _training_modules(model, random), causal=False)
 

@@ -14,10 +14,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from align.data.encoding import render_prompt, response_text
+from align.data.encoding import pair_text, render_prompt, response_text
 from align.errors import UserError
 from align.ppo.scoring import RewardFunction
-
 
 REWARD_CONFIG = "reward_config.json"
 """File of a reward model of ours."""
@@ -29,8 +28,7 @@ class ClassifierReward:
 
     Responses arrive as text, so the classifier's tokenizer and chat template may differ from the
     policy's. Conversations go through its template; plain prompts and responses are joined. A model
-    that `align export` wrote reads the text it was trained on: the prompt as its template renders
-    it, the response and, of a causal LM, one EOS.
+    of ours reads the text it was trained on (`pair_text`; of an encoder without EOS).
 
     Attributes:
         model: A classifier with one label.
@@ -62,22 +60,17 @@ class ClassifierReward:
                 truncation=True,
                 return_tensors="pt",
                 # a template writes its own special tokens
-                add_special_tokens=isinstance(prompts[0], str) or self._encoder,
+                add_special_tokens=self.ours or isinstance(prompts[0], str),
             ).to(self.model.device)
             scores += self.model(**batch).logits[:, 0].float().tolist()
         return scores
 
-    @property
-    def _encoder(self) -> bool:
-        """Whether the model is ours and no causal LM under a head."""
-        return self.ours and not hasattr(self.model, "score")
-
     def _text(self, prompt: Any, completion: Any) -> str:
         """Prompt and response as the classifier reads them."""
+        if self.ours and hasattr(self.model, "score"):  # a causal LM under a head
+            return pair_text(self.tokenizer, prompt, completion)
         if self.ours:
-            end = "" if self._encoder else str(self.tokenizer.eos_token)
-            text = render_prompt(self.tokenizer, prompt) + response_text(completion)
-            return text.removesuffix(end) + end
+            return render_prompt(self.tokenizer, prompt) + response_text(completion)
         if isinstance(prompt, str):
             return prompt + str(completion)
         return str(self.tokenizer.apply_chat_template([*prompt, *completion], tokenize=False))

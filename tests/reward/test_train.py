@@ -283,3 +283,59 @@ def test_one_process_writes_and_the_others_wait_for_it(
     assert events == (["write", "wait"] if first else ["wait"])
     left = {path.name for path in folder.iterdir()} - {"manifest.json", "metrics.jsonl"}
     assert left == ({"adapter", "samples.jsonl"} if first else {"checkpoints"})
+
+
+def test_margins_enter_the_loss(
+    tmp_path: Path, run_reward: Run, tiny_config: Run, stage_pairs: list[dict[str, Any]]
+) -> None:
+    # One step from the same start: -log sigmoid(c - r - m) grows with m.
+    losses, gaps = [], []
+    for margin in (0.0, 2.0):
+        rows = [{**row, "margin": margin} for row in stage_pairs]
+        run_reward(tmp_path / str(margin), tiny_config(epochs=0.25, checkpoint_steps=1), rows)
+        first = json.loads((tmp_path / str(margin) / "metrics.jsonl").read_text().splitlines()[0])
+        losses.append(first["loss"])
+        gaps.append(first["margin"])
+    assert gaps[0] == pytest.approx(gaps[1], abs=1e-6)  # the same start and batch
+    # all margins of scores are small at the start: log(1 + e^2) - log 2 = 1.434
+    assert losses[1] - losses[0] == pytest.approx(math.log1p(math.e**2) - math.log(2), abs=0.2)
+    with pytest.raises(UserError, match=r"pair 2: margin is None"):
+        encode_pairs(
+            lambda prompt, response: [1],
+            [{**stage_pairs[0], "margin": 1.0}, stage_pairs[1]],
+            9,
+            "x",
+        )
+
+
+def test_reference_samples_fix_zero_and_unit(
+    tmp_path: Path, run_reward: Run, tiny_config: Run, stage_pairs: list[dict[str, Any]]
+) -> None:
+    lines = [
+        {"prompt": row["prompt"][0]["content"], "response": row["chosen"][0]["content"]}
+        for row in stage_pairs[:10]
+    ]
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    folder = tmp_path / "3-reward"
+    config = tiny_config(epochs=1, normalise={"data": {"path": str(path)}})
+    result = run_reward(folder, config)
+    model = load_reward(folder, device="cpu", normalised=True)
+    scores = np.array(
+        model([r["prompt"] for r in stage_pairs[:10]], [r["chosen"] for r in stage_pairs[:10]])
+    )
+    assert (scores.mean(), scores.std()) == pytest.approx((0, 1), abs=1e-4)
+    assert model.settings.n == 10
+    assert result.data[-1]["rows"] == 10
+
+
+def test_counterparts_are_trained_on_and_counted(
+    tmp_path: Path, run_reward: Run, tiny_config: Run
+) -> None:
+    swaps = {"words": [["tea", "rain"], ["soup", "snow"]]}
+    result = run_reward(tmp_path / "a", tiny_config(epochs=1, augment=swaps))
+    # four of the eight things, four pairs each; the held-out pairs stay as they are
+    assert result.data[0]["counterparts"] == 16
+    assert (result.metrics["pairs"], result.metrics["heldout_pairs"]) == (48, 32)
+    with pytest.raises(UserError, match="none of 32 pairs holds a word to exchange"):
+        run_reward(tmp_path / "b", tiny_config(augment={"words": [["up", "down"]]}))
