@@ -76,5 +76,12 @@ def load_encoder_tokenizer(place: str, options: dict[str, Any]) -> PreTrainedTok
         raise UserError("the tokenizer has no pad token", where=place)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = TEMPLATE
-    tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
+    keep_ends(tokenizer)
     return tokenizer
+
+
+def keep_ends(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let whoever truncates with this tokenizer keep a text's end, also after it was saved."""
+    tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
+    # of attributes that were set, only those given at the start are saved
+    tokenizer.init_kwargs |= {"truncation_side": "left", "padding_side": "right"}

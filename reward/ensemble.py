@@ -164,7 +164,8 @@ class RewardEnsemble(RewardModel):
         """Scores (k, n) of n completions, each member's normalised by its own constants."""
         pairs = zip(prompts, completions, strict=True)
         rows = self._member_scores([self.encode(*pair) for pair in pairs])
-        return (rows - self.zero) / self.unit
+        normalised: Array = (rows - self.zero) / self.unit
+        return normalised
 
     @torch.no_grad()
     def _member_scores(self, sequences: Sequence[Sequence[int]]) -> Array:

@@ -13,6 +13,7 @@ from align.errors import UserError
 from align.export import write_folder
 from align.models import load_model, save_model
 from align.references import resolve_reference
+from reward.encoder import keep_ends
 from reward.ensemble import MEMBERS, EnsembleSettings, is_ensemble
 from reward.parts import CONFIG_NAME, RewardSettings, read_head
 from reward.start import build_classifier
@@ -69,7 +70,7 @@ def _write(stage: Path, adapter: Path, folder: Path) -> None:
     model.config.problem_type, model.config.id2label = "regression", {0: "score"}
     model.config.label2id = {"score": 0}
     # whoever cuts a text that is too long keeps its end, as we do
-    tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
+    keep_ends(tokenizer)
     tokenizer.model_max_length = settings.max_length or tokenizer.model_max_length
     save_model(model, tokenizer, folder)
     settings.write(folder)

@@ -7,7 +7,7 @@ and the results are stacked along the batch; what follows (the last norm) works 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def lower_weights(model: Any, path: Path, upper: int) -> dict[str, Tensor]:
 
 @contextmanager
 def forked(
-    blocks: Sequence[nn.Module], upper: int, names: Sequence[str], switch: Callable[[str], None]
+    blocks: Iterable[nn.Module], upper: int, names: Sequence[str], switch: Callable[[str], None]
 ) -> Iterator[None]:
     """In here the trunk's output has a part (B, ...) for each name, stacked to (k * B, ...).
 

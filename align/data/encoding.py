@@ -119,7 +119,8 @@ def pair_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: Prom
         text = text.removeprefix(str(bos))
     elif not text:
         text = str(bos or tokenizer.eos_token)
-    return text + response_text(response).removesuffix(tokenizer.eos_token) + tokenizer.eos_token
+    end = str(tokenizer.eos_token)
+    return text + response_text(response).removesuffix(end) + end
 
 
 def response_text(response: Prompt) -> str:
