@@ -164,8 +164,7 @@ class RewardEnsemble(RewardModel):
         """Scores (k, n) of n completions, each member's normalised by its own constants."""
         pairs = zip(prompts, completions, strict=True)
         rows = self._member_scores([self.encode(*pair) for pair in pairs])
-        normalised: Array = (rows - self.zero) / self.unit
-        return normalised
+        return self._on_one_scale(rows)
 
     @torch.no_grad()
     def _member_scores(self, sequences: Sequence[Sequence[int]]) -> Array:
@@ -189,8 +188,14 @@ class RewardEnsemble(RewardModel):
 
     def _score_batch(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Raw combined scores (B,) of one batch."""
-        members = (self._score_members(sequences).double().cpu().numpy().T - self.zero) / self.unit
-        return torch.from_numpy(combined(members, self.ensemble.combine, self.ensemble.coefficient))
+        members = self._on_one_scale(self._score_members(sequences).double().cpu().numpy().T)
+        how, coefficient = self.ensemble.combine, self.ensemble.coefficient
+        return torch.from_numpy(combined(members, how, coefficient))
+
+    def _on_one_scale(self, scores: Array) -> Array:
+        """Raw scores (k, n), each member's normalised by its own constants."""
+        normalised: Array = (scores - self.zero) / self.unit
+        return normalised
 
 
 def _check_agreement(shared: SharedBase, folders: Sequence[Path], upper: int) -> None:

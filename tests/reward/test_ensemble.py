@@ -24,6 +24,7 @@ from align.ppo.prompts import PromptBatch
 from align.ppo.scoring import score_responses
 from align.progress import NullProgress, Task
 from align.shared import SharedBase
+from reward import members
 from reward.ensemble import RewardEnsemble, combined
 from reward.load import load_reward, reward_on
 from reward.members import bootstrap_pairs, member_metrics
@@ -145,13 +146,13 @@ def test_the_layers_below_run_once(model: RewardEnsemble, monkeypatch: pytest.Mo
 
 def test_members_share_the_lower_layers_of_the_first_training(ensemble_stage: Path) -> None:
     first = load_file(ensemble_stage / "adapter" / "adapter_model.safetensors")
-    members = [weights_of(ensemble_stage, number) for number in range(K)]
+    own = [weights_of(ensemble_stage, number) for number in range(K)]
     lower = [name for name in first if ".layers.0." in name]
     upper = [name for name in first if ".layers.1." in name or "score" in name]
     assert len(lower) + len(upper) == len(first)
-    for number, member in enumerate(members):
+    for number, member in enumerate(own):
         assert all(torch.equal(member[name], first[name]) for name in lower)
-        others = [first, *members[:number]]
+        others = [first, *own[:number]]
         assert not any(torch.equal(member[name], o[name]) for name in upper for o in others)
 
 
@@ -188,8 +189,8 @@ def test_normalised_scores_have_mean_0_and_spread_1_on_the_held_out_pairs(
 
 def test_members_metrics_by_hand() -> None:
     # margins of three pairs: (1, -1, 3) and (2, -2, 6): the same up to a factor
-    members = np.array([[1.0, 0, 3, 0, 1, 0], [2.0, 0, 6, 0, 2, 0]])
-    found = member_metrics(members, 3)
+    scores = np.array([[1.0, 0, 3, 0, 1, 0], [2.0, 0, 6, 0, 2, 0]])
+    found = member_metrics(scores, 3)
     assert found["member_accuracy"] == pytest.approx([2 / 3, 2 / 3])
     assert found["member_correlation"] == pytest.approx(1.0)
     # half the distance of two numbers: .5, 0, 1.5, 0, .5, 0
@@ -204,6 +205,26 @@ def test_a_bootstrap_draws_with_replacement() -> None:
     # 1 - (1 - 1/200)^200 = .633 of the pairs are drawn; the standard deviation is about .022
     assert len({row["n"] for row in drawn.rows}) / 200 == pytest.approx(0.633, abs=0.08)
     assert bootstrap_pairs(pairs, 1).rows == drawn.rows != bootstrap_pairs(pairs, 2).rows
+
+
+def test_every_member_has_seeds_and_pairs_of_its_own(
+    tiny_config: Any, run_reward: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, float, str]] = []
+
+    def note(config: Any, job: Any, work: Any, *lower: Any) -> None:
+        head = float(work.start.model.score.weight.sum())
+        seen.append((config.seed, head, str(work.pairs.ids)))
+
+    monkeypatch.setattr(members, "train_one", note)
+    monkeypatch.setattr(members, "_judge", lambda *_: {})
+    for bootstrap in (True, False):
+        seen.clear()
+        config = tiny_config(ensemble={"k": K, "bootstrap": bootstrap})
+        run_reward(tmp_path / str(bootstrap), config)
+        seeds, heads, pairs = (set(column) for column in zip(*seen, strict=True))
+        assert len(seeds) == len(heads) == K + 1  # the first training, then the members
+        assert len(pairs) == (K + 1 if bootstrap else 1)
 
 
 def test_killed_and_resumed_is_never_killed(
