@@ -213,7 +213,7 @@ def test_every_member_has_seeds_and_pairs_of_its_own(
     seen: list[tuple[int, float, str]] = []
 
     def note(config: Any, job: Any, work: Any, *lower: Any) -> None:
-        head = float(work.start.model.score.weight.sum())
+        head = float(work.start.model.score.weight.detach().sum())
         seen.append((config.seed, head, str(work.pairs.ids)))
 
     monkeypatch.setattr(members, "train_one", note)
