@@ -224,10 +224,15 @@ def export(
 ) -> None:
     """Write a stage as one merged model that transformers loads by itself."""
     _set_environment(offline=Path(stage).exists())
-    from align.export import export_model
-    from align.references import resolve_reference
+    from reward.export import export_reward, is_reward
 
-    export_model(resolve_reference(stage), out)
+    if is_reward(Path(stage)):
+        export_reward(Path(stage), out)
+    else:
+        from align.export import export_model
+        from align.references import resolve_reference
+
+        export_model(resolve_reference(stage), out)
     typer.echo(out)
 
 

@@ -25,9 +25,10 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """No warning when peft asks a model for an attribute that transformers has renamed."""
+    """No warning of names that transformers has changed, nor of what peft sets right itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         yield
 
 

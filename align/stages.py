@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from align.artifacts import StageJob, StageResult
-from align.config import RunConfig, SourceConfig
+from align.config import RewardConfig, RunConfig, SourceConfig
 from align.data.sources import DataContext
 from align.references import ModelReference, resolve_reference
 
@@ -114,7 +114,7 @@ def run_ppo(config: RunConfig, job: StageJob) -> StageResult:
     from align.models import load_model, pick_device
     from align.ppo.stage import PPOParts, train_ppo
     from align.shared import SharedBase
-    from reward.model import RewardModel
+    from reward.load import load_reward, reward_on
 
     folder = Path(job.inputs["reward"].base)
     loaded = load_model(job.inputs["policy"], device=pick_device(config.device))
@@ -123,9 +123,9 @@ def run_ppo(config: RunConfig, job: StageJob) -> StageResult:
     # a base that trains would change under the reward model's adapter
     lora = (folder / "adapter").is_dir() and config.ppo.lora is not None
     reward = (
-        RewardModel.on(shared, folder, loaded.tokenizer, normalised=True)
+        reward_on(shared, folder, loaded.tokenizer, normalised=True)
         if lora
-        else RewardModel.load(folder, normalised=True)
+        else load_reward(folder, normalised=True)
     )
     parts = PPOParts(
         shared=shared,
@@ -219,6 +219,18 @@ def sources(config: RunConfig, name: str) -> dict[str, tuple[SourceConfig, str]]
     found = {f"{name}.data": (section.data, kinds[name])}
     if section.eval_data is not None:
         found[f"{name}.eval_data"] = (section.eval_data, kinds[name])
+    if name == "reward":
+        found |= _reward_sources(section)
+    return found
+
+
+def _reward_sources(section: RewardConfig) -> dict[str, tuple[SourceConfig, str]]:
+    """What a reward model reads besides pairs: exchanges of words, reference samples."""
+    found = {}
+    if section.augment is not None and section.augment.path is not None:
+        found["reward.augment"] = (SourceConfig(path=section.augment.path), "table")
+    if section.normalise is not None:
+        found["reward.normalise.data"] = (section.normalise.data, "instructions")
     return found
 
 

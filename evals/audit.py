@@ -35,15 +35,13 @@ def reward_model(config: RunConfig, job: StageJob) -> Rewards | None:
     @cache
     def raw() -> RewardModel:
         from align.models import pick_device
-        from reward.model import RewardModel
+        from reward.load import load_reward
 
         folder = Path(job.inputs["reward"].base)
-        return RewardModel.load(folder, device=pick_device(config.device))
+        return load_reward(folder, device=pick_device(config.device))
 
     def normalised() -> ScoreFunction:
-        model = raw()
-        parts = (model.trunk, model.head, model.tokenizer, model.settings)
-        return type(model)(*parts, normalised=True)
+        return raw().normalising()
 
     return Rewards(raw, normalised)
 

@@ -8,33 +8,30 @@ last hidden state at the last *real* token, found from the sequence's length (a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
-from torch import nn
-from transformers import AutoModelForSequenceClassification
+from torch import Tensor, nn
 
-from align.data.encoding import encode_prompt, encode_response, truncate_left
+from align.data.encoding import encode_prompt, encode_response, keep_end
 from align.errors import UserError
 from align.models import (
     ModelReference,
     load_model,
-    load_tokenizer,
-    pick_device,
     resolve_reference,
 )
-from align.quiet import quiet_transformers
 from align.shared import SharedBase
 from reward.parts import (
     AdapterTrunk,
-    ModelTrunk,
     RewardSettings,
     Trunk,
+    add_part,
     last_score,
-    read_head,
+    right_padded,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +39,7 @@ if TYPE_CHECKING:
 
 ADAPTER_NAME = "reward"
 BATCH_TOKENS = 16384
+T = TypeVar("T")
 
 
 class RewardModel:
@@ -66,8 +64,8 @@ class RewardModel:
         *,
         normalised: bool = False,
     ) -> None:
-        if normalised and not settings.std > 0:
-            raise UserError(f"a spread of {settings.std} cannot normalise", where="reward_config")
+        if normalised:
+            _check_spread(settings)
         self.trunk, self.head, self.tokenizer = trunk, head, tokenizer
         self.settings, self.normalised = settings, normalised
         self.batch_tokens = BATCH_TOKENS
@@ -81,7 +79,7 @@ class RewardModel:
         device: str | None = None,
         reference: ModelReference | None = None,
     ) -> Self:
-        """Load the reward model of a finished stage with a base of its own.
+        """Load the LoRA reward model of a finished stage with a base of its own.
 
         Args:
             stage: Folder of the stage, with its manifest.
@@ -93,29 +91,9 @@ class RewardModel:
             UserError: The folder holds no reward model or its head is missing.
         """
         own = resolve_reference(str(stage))
-        if (stage / "model").is_dir():
-            return cls._load_full(stage / "model", normalised=normalised, device=device)
         below = reference or replace(own, adapters=own.adapters[:-1])
         loaded = load_model(below, device=device)
         return cls.on(SharedBase(loaded.model), stage, loaded.tokenizer, normalised=normalised)
-
-    @classmethod
-    def _load_full(cls, folder: Path, *, normalised: bool, device: str | None) -> Self:
-        """Load a reward model that was trained without an adapter."""
-        settings = RewardSettings.read(folder)
-        with quiet_transformers():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-        if info["missing_keys"]:
-            raise UserError(
-                f"weights missing: {', '.join(sorted(info['missing_keys'])[:3])}",
-                where=str(folder),
-                remedy="train the reward model again",
-            )
-        model = model.to(device or pick_device()).eval()
-        tokenizer = load_tokenizer(ModelReference(str(folder)))
-        return cls(ModelTrunk(model), model.score, tokenizer, settings, normalised=normalised)
 
     @classmethod
     def on(
@@ -139,13 +117,17 @@ class RewardModel:
         Raises:
             UserError: There is no adapter, it does not fit, or its head is missing.
         """
-        folder = stage / "adapter"
-        settings, weight = RewardSettings.read(folder), read_head(folder)
         before = shared.active_adapter
-        shared.add_adapter(name, folder=folder)
-        head = shared.add_head(name, weight=weight)
+        head, settings = add_part(shared, stage / "adapter", name)
         shared.activate(before)
         return cls(AdapterTrunk(shared, name), head, tokenizer, settings, normalised=normalised)
+
+    def normalising(self) -> Self:
+        """The same model, returning normalised scores."""
+        other = copy.copy(self)
+        _check_spread(self.settings)
+        other.normalised = True
+        return other
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
@@ -161,30 +143,33 @@ class RewardModel:
         """Token ids of prompt, response and EOS, exactly as in training."""
         ids = encode_prompt(self.tokenizer, prompt) + encode_response(self.tokenizer, completion)
         limit = self.settings.max_length
-        return ids if limit is None else truncate_left(ids, limit)
+        return ids if limit is None else keep_end(self.tokenizer, ids, limit)
 
     @torch.no_grad()
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Raw scores of token sequences, in their order; the longest are computed first."""
+        return self.in_batches(sequences, lambda batch: self._score_batch(batch).tolist())
+
+    def in_batches(
+        self, sequences: Sequence[Sequence[int]], score: Callable[[list[Sequence[int]]], list[T]]
+    ) -> list[T]:
+        """What `score` says of each sequence, given batches of at most `batch_tokens` tokens."""
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-        scores = [0.0] * len(sequences)
+        found: dict[int, T] = {}
         start = 0
         while start < len(order):
             size = max(1, self.batch_tokens // max(1, len(sequences[order[start]])))
             part = order[start : start + size]
-            values = self._score_batch([sequences[i] for i in part])
-            for index, value in zip(part, values, strict=True):
-                scores[index] = value
+            found |= zip(part, score([sequences[i] for i in part]), strict=True)
             start += size
-        return scores
+        return [found[i] for i in range(len(sequences))]
 
-    def _score_batch(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """Scores of one padded batch."""
-        lengths = torch.tensor([len(ids) for ids in sequences])
-        columns = torch.arange(int(lengths.max()))
-        mask = (columns[None] < lengths[:, None]).long()
-        ids = torch.zeros_like(mask)
-        ids[mask.bool()] = torch.tensor([token for row in sequences for token in row])
-        device = self.trunk.device
-        hidden = self.trunk.hidden(ids.to(device), mask.to(device))
-        return last_score(hidden, lengths.to(device), self.head).tolist()
+    def _score_batch(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Raw scores (B,) of one batch."""
+        ids, mask = right_padded(sequences, self.trunk.device)
+        return last_score(self.trunk.hidden(ids, mask), mask.sum(-1), self.head)
+
+
+def _check_spread(settings: RewardSettings) -> None:
+    if not settings.std > 0:
+        raise UserError(f"a spread of {settings.std} cannot normalise", where="reward_config")

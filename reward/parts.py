@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
@@ -104,6 +105,16 @@ class RewardSettings:
             raise UserError(f"not a reward model's settings ({error})", where=str(path)) from error
 
 
+def right_padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids (B, S), 0 on padding, and their mask (B, S), 1 on real tokens."""
+    lengths = torch.tensor([len(ids) for ids in sequences])
+    columns = torch.arange(int(lengths.max()))
+    mask = (columns[None] < lengths[:, None]).long()
+    ids = torch.zeros_like(mask)
+    ids[mask.bool()] = torch.tensor([token for row in sequences for token in row])
+    return ids.to(device), mask.to(device)
+
+
 def last_score(hidden: Tensor, lengths: Tensor, head: nn.Linear) -> Tensor:
     """Score of right-padded sequences: the head on the hidden state of each last real token.
 
@@ -118,6 +129,17 @@ def last_score(hidden: Tensor, lengths: Tensor, head: nn.Linear) -> Tensor:
     rows = torch.arange(hidden.shape[0], device=hidden.device)
     score: Tensor = head(hidden[rows, lengths - 1].float())[:, 0]
     return score
+
+
+def add_part(shared: SharedBase, folder: Path, name: str) -> tuple[nn.Linear, RewardSettings]:
+    """Add a saved adapter and its head to a shared base; the adapter is in force afterwards.
+
+    Raises:
+        UserError: There is no adapter, it does not fit, or its head is missing.
+    """
+    settings, weight = RewardSettings.read(folder), read_head(folder)
+    shared.add_adapter(name, folder=folder)
+    return shared.add_head(name, weight=weight), settings
 
 
 def read_head(folder: Path) -> Tensor:

@@ -24,6 +24,7 @@ from align.config.evaluation import (
     ReportConfig,
     TaskConfig,
 )
+from align.config.reward import EnsembleConfig, ReferenceConfig, SwapConfig
 from align.config.run import RunConfig
 from align.config.training import (
     ArchitectureConfig,
@@ -39,6 +40,7 @@ from align.config.training import (
 __all__ = [
     "ArchitectureConfig",
     "DataConfig",
+    "EnsembleConfig",
     "EvalsConfig",
     "GateRule",
     "LoraConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "Positive",
     "PretrainConfig",
     "Rate",
+    "ReferenceConfig",
     "ReportConfig",
     "RewardConfig",
     "RunConfig",
@@ -54,6 +57,7 @@ __all__ = [
     "Section",
     "Share",
     "SourceConfig",
+    "SwapConfig",
     "TaskConfig",
     "TrainConfig",
     "WorldConfig",

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from align.config.base import Positive, Rate, Section, Share
 from align.config.data import SourceConfig
+from align.config.reward import EnsembleConfig, ReferenceConfig, SwapConfig
 
 
 class LoraConfig(Section):
@@ -124,6 +125,18 @@ class RewardConfig(TrainConfig):
     """Adapter; null trains all weights."""
     center: Annotated[float, Field(ge=0)] = 0.01
     """Weight of (s_chosen + s_rejected)^2, which keeps the scores' mean near 0 (2312.09244)."""
+    augment: SwapConfig | None = None
+    """Train on every pair twice, once with words exchanged, against a bias of the labels."""
+    normalise: ReferenceConfig | None = None
+    """Samples that fix the scores' zero and unit; default: the responses of the held-out pairs."""
+    ensemble: EnsembleConfig | None = None
+    """Several members on one base, against over-optimisation; needs `lora`."""
+
+    @model_validator(mode="after")
+    def _members_are_adapters(self) -> Self:
+        if self.ensemble is not None and self.lora is None:
+            raise ValueError("ensemble needs lora: its members are adapters")
+        return self
 
 
 class PTXConfig(Section):

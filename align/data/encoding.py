@@ -108,6 +108,21 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else _render(tokenizer, prompt)
 
 
+def pair_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: Prompt) -> str:
+    """The text that a tokenizer by itself encodes as prompt, response and EOS; it adds the BOS.
+
+    For whoever takes texts, such as transformers' pipelines. Tokens that merge over the boundary,
+    and special tokens written out in the response, are the exceptions.
+    """
+    text, bos = render_prompt(tokenizer, prompt), tokenizer.bos_token
+    if _adds_bos(tokenizer):
+        text = text.removeprefix(str(bos))
+    elif not text:
+        text = str(bos or tokenizer.eos_token)
+    end = str(tokenizer.eos_token)
+    return text + response_text(response).removesuffix(end) + end
+
+
 def response_text(response: Prompt) -> str:
     """Text of a response given as text or as a conversation of one assistant message.
 
@@ -120,6 +135,13 @@ def response_text(response: Prompt) -> str:
         roles = [message["role"] for message in response]
         raise UserError(f"a response with roles {roles}", allowed="one assistant message")
     return str(response[0]["content"])
+
+
+def keep_end(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], n: int) -> list[int]:
+    """The last ids of a sequence, at most `n`; a BOS that the tokenizer adds stays in front."""
+    if len(ids) > n > 1 and _adds_bos(tokenizer) and ids[0] == tokenizer.bos_token_id:
+        return [ids[0], *truncate_left(ids, n - 1)]
+    return truncate_left(ids, n)
 
 
 def truncate_left(ids: Sequence[int], n: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from align.data.encoding import pair_text, render_prompt, response_text
 from align.errors import UserError
 from align.ppo.scoring import RewardFunction
+
+REWARD_CONFIG = "reward_config.json"
+"""File of a reward model of ours."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +27,20 @@ class ClassifierReward:
     """Scores responses with a sequence classifier.
 
     Responses arrive as text, so the classifier's tokenizer and chat template may differ from the
-    policy's. Conversations go through its template; plain prompts and responses are joined.
+    policy's. Conversations go through its template; plain prompts and responses are joined. A model
+    of ours reads the text it was trained on (`pair_text`; of an encoder without EOS).
 
     Attributes:
         model: A classifier with one label.
         tokenizer: Its tokenizer.
         batch_size: Responses a pass.
+        ours: Whether `align export` or a reward stage wrote the model.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     batch_size: int = 16
+    ours: bool = False
 
     @property
     def __name__(self) -> str:
@@ -52,13 +60,17 @@ class ClassifierReward:
                 truncation=True,
                 return_tensors="pt",
                 # a template writes its own special tokens
-                add_special_tokens=isinstance(prompts[0], str),
+                add_special_tokens=self.ours or isinstance(prompts[0], str),
             ).to(self.model.device)
             scores += self.model(**batch).logits[:, 0].float().tolist()
         return scores
 
     def _text(self, prompt: Any, completion: Any) -> str:
         """Prompt and response as the classifier reads them."""
+        if self.ours and hasattr(self.model, "score"):  # a causal LM under a head
+            return pair_text(self.tokenizer, prompt, completion)
+        if self.ours:
+            return render_prompt(self.tokenizer, prompt) + response_text(completion)
         if isinstance(prompt, str):
             return prompt + str(completion)
         return str(self.tokenizer.apply_chat_template([*prompt, *completion], tokenize=False))
@@ -94,7 +106,10 @@ def as_reward(given: Any, tokenizer: PreTrainedTokenizerBase | None, device: tor
         raise UserError("the tokenizer has no pad token", where=f"reward model {name}")
     # where the model looks for the last real token of a padded row
     model.config.pad_token_id = tokenizer.pad_token_id
-    return ClassifierReward(model.to(device).eval().requires_grad_(False), tokenizer)
+    ours = (Path(name) / REWARD_CONFIG).is_file()
+    if ours:  # as the reward stage cuts texts that are too long
+        tokenizer.truncation_side = "left"
+    return ClassifierReward(model.to(device).eval().requires_grad_(False), tokenizer, ours=ours)
 
 
 def reward_functions(

@@ -15,7 +15,7 @@ from align.ppo.processes import Processes
 from align.ppo.prompts import EVALUATE, SAMPLE, PromptSet, scheduled_indices, stream
 from align.ppo.rollout import Rollout
 from align.ppo.scoring import RewardFunction, sample_rows, score_responses
-from align.ppo.watch import Watch, part_means, response_metrics
+from align.ppo.watch import Watch, part_means, response_metrics, spread_means
 
 
 class Collected(NamedTuple):
@@ -82,6 +82,7 @@ class Collector:
         rollout, metrics = collect(measured, scores.total, beta, args, together.sum, scaled)
         if len(self.functions) > 1:
             metrics |= part_means(scores.parts, measured.mask.device, together.sum)
+        metrics |= spread_means(scores.spread, measured.mask.device, together.sum)
         memory.kl.update(metrics["kl/k1"], size)
         seen = {"update": update + 1, "episode": (update + 1) * size, "kl/beta": beta}
         samples = sample_rows(batch, texts, scores.total, update)

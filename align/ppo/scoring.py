@@ -26,10 +26,14 @@ def as_completions(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Any]
 
 
 class Scores(NamedTuple):
-    """Weighted sum of all reward functions (B,), and what each said (B,), NaN where nothing."""
+    """Weighted sum of all reward functions (B,), and what each said (B,), NaN where nothing.
+
+    `spread` holds, for functions that keep one, how far its own judges disagreed (B,).
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
+    spread: dict[str, Tensor]
 
 
 def score_responses(
@@ -53,15 +57,19 @@ def score_responses(
     """
     completions = as_completions(batch.prompts, texts)
     parts: dict[str, Tensor] = {}
+    spread: dict[str, Tensor] = {}
     for function in functions:
         scores = function(prompts=batch.prompts, completions=completions, **batch.columns)
-        parts[_free(name_of(function), parts)] = _checked(scores, len(texts), name_of(function))
+        name = _free(name_of(function), parts)
+        parts[name] = _checked(scores, len(texts), name_of(function))
+        if isinstance(found := getattr(function, "spread", None), list):
+            spread[name] = torch.tensor(found)
     each = torch.stack(list(parts.values()))
     silent = each.isnan().all(0).nonzero().flatten().tolist()
     if silent:
         raise UserError(f"no reward function scored response {silent[0]}: {texts[silent[0]]!r}")
     factors = torch.ones(len(functions)) if weights is None else torch.tensor(list(weights))
-    return Scores((each.nan_to_num(0.0) * factors[:, None]).sum(0), parts)
+    return Scores((each.nan_to_num(0.0) * factors[:, None]).sum(0), parts, spread)
 
 
 def sample_rows(

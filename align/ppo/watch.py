@@ -200,6 +200,16 @@ def part_means(
     return means
 
 
+def spread_means(
+    spread: Mapping[str, Tensor], device: torch.device, reduce: Reduce = local
+) -> dict[str, float]:
+    """Mean disagreement inside each reward function that has several judges."""
+    return {
+        f"spread/{name.removeprefix('score/')}": mean
+        for name, mean in part_means(spread, device, reduce).items()
+    }
+
+
 def check_finite(row: dict[str, float], *, all_skipped: bool) -> None:
     """Stop where training has broken down.
 

@@ -87,10 +87,11 @@ def run_reward(sft_reference: Any) -> Callable[..., StageResult]:
         config: RunConfig | None = None,
         rows: list[dict[str, Any]] | None = None,
         progress: Progress | None = None,
+        base: Any = None,
     ) -> StageResult:
         folder.mkdir(parents=True, exist_ok=True)
         data = DataContext(root=None, world=FixedWorld(rows or PAIRS), seed=0)
-        job = StageJob(folder, {"base": sft_reference}, data, progress or NullProgress())
+        job = StageJob(folder, {"base": base or sft_reference}, data, progress or NullProgress())
         result = train_reward(config or make_config(), job)
         write_manifest(folder, StageRecord("3-reward", {}, {}, ""), result)
         return result

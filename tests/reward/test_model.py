@@ -108,7 +108,8 @@ def test_the_last_real_token_is_found_by_length_even_if_it_is_a_pad(
 def test_of_too_long_a_sequence_the_beginning_is_left_out(model: RewardModel) -> None:
     long = [{"role": "user", "content": "rain " * 300}]
     ids = encode_prompt(model.tokenizer, long) + encode_response(model.tokenizer, "good")
-    assert model.encode(long, "good") == ids[-96:]
+    assert ids[0] == model.tokenizer.bos_token_id
+    assert model.encode(long, "good") == [ids[0], *ids[-95:]]
 
 
 def test_normalised_scores_use_the_stored_constants(stage: Path, model: RewardModel) -> None:

@@ -21,8 +21,11 @@ from align.models import load_model
 from align.progress import NullProgress, Task
 from align.shared import initial_head
 from reward import train
+from reward.load import load_reward
 from reward.model import RewardModel
-from reward.train import QuietRewardTrainer, build_classifier, encode_pairs
+from reward.pairs import encode_pairs
+from reward.start import build_classifier
+from reward.train import QuietRewardTrainer
 
 Run = Callable[..., Any]
 
@@ -136,12 +139,12 @@ def test_too_long_pairs_are_left_out_and_counted(
 def test_a_pair_of_exactly_the_longest_length_is_kept(
     stage: Path, stage_pairs: list[dict[str, Any]]
 ) -> None:
-    tokenizer = RewardModel.load(stage, device="cpu").tokenizer
-    encoded = encode_pairs(tokenizer, stage_pairs[:1], 64, "x")
+    encode = RewardModel.load(stage, device="cpu").encode
+    encoded = encode_pairs(encode, stage_pairs[:1], 64, "x")
     longest = max(len(ids) for ids in encoded.ids[0].values())
-    assert encode_pairs(tokenizer, stage_pairs[:1], longest, "x").left_out == 0
+    assert encode_pairs(encode, stage_pairs[:1], longest, "x").left_out == 0
     with pytest.raises(UserError, match="none of 1 pairs"):
-        encode_pairs(tokenizer, stage_pairs[:1], longest - 1, "x")
+        encode_pairs(encode, stage_pairs[:1], longest - 1, "x")
 
 
 def test_the_trainer_sees_the_tokens_that_the_scorer_sees(
@@ -215,7 +218,7 @@ def test_all_weights_can_train_without_an_adapter(
     result = run_reward(folder, tiny_config(lora=None, epochs=2))
     assert result.model == {"base": "model", "adapters": []}
     assert result.metrics["accuracy"]["value"] == 1.0
-    scorer = RewardModel.load(folder, device="cpu")
+    scorer = load_reward(folder, device="cpu")
     classifier = LlamaForSequenceClassification.from_pretrained(folder / "model").eval()
     row = stage_pairs[3]
     with torch.no_grad():
@@ -226,7 +229,7 @@ def test_all_weights_can_train_without_an_adapter(
     assert torch.equal(weights["score.weight"], classifier.score.weight)
     (folder / "model" / "reward_config.json").unlink()
     with pytest.raises(UserError, match=r"no reward_config\.json"):
-        RewardModel.load(folder, device="cpu")
+        load_reward(folder, device="cpu")
 
 
 def test_a_diverged_model_is_refused(
@@ -280,3 +283,59 @@ def test_one_process_writes_and_the_others_wait_for_it(
     assert events == (["write", "wait"] if first else ["wait"])
     left = {path.name for path in folder.iterdir()} - {"manifest.json", "metrics.jsonl"}
     assert left == ({"adapter", "samples.jsonl"} if first else {"checkpoints"})
+
+
+def test_margins_enter_the_loss(
+    tmp_path: Path, run_reward: Run, tiny_config: Run, stage_pairs: list[dict[str, Any]]
+) -> None:
+    # One step from the same start: -log sigmoid(c - r - m) grows with m.
+    losses, gaps = [], []
+    for margin in (0.0, 2.0):
+        rows = [{**row, "margin": margin} for row in stage_pairs]
+        run_reward(tmp_path / str(margin), tiny_config(epochs=0.25, checkpoint_steps=1), rows)
+        first = json.loads((tmp_path / str(margin) / "metrics.jsonl").read_text().splitlines()[0])
+        losses.append(first["loss"])
+        gaps.append(first["margin"])
+    assert gaps[0] == pytest.approx(gaps[1], abs=1e-6)  # the same start and batch
+    # all margins of scores are small at the start: log(1 + e^2) - log 2 = 1.434
+    assert losses[1] - losses[0] == pytest.approx(math.log1p(math.e**2) - math.log(2), abs=0.2)
+    with pytest.raises(UserError, match=r"pair 2: margin is None"):
+        encode_pairs(
+            lambda prompt, response: [1],
+            [{**stage_pairs[0], "margin": 1.0}, stage_pairs[1]],
+            9,
+            "x",
+        )
+
+
+def test_reference_samples_fix_zero_and_unit(
+    tmp_path: Path, run_reward: Run, tiny_config: Run, stage_pairs: list[dict[str, Any]]
+) -> None:
+    lines = [
+        {"prompt": row["prompt"][0]["content"], "response": row["chosen"][0]["content"]}
+        for row in stage_pairs[:10]
+    ]
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    folder = tmp_path / "3-reward"
+    config = tiny_config(epochs=1, normalise={"data": {"path": str(path)}})
+    result = run_reward(folder, config)
+    model = load_reward(folder, device="cpu", normalised=True)
+    scores = np.array(
+        model([r["prompt"] for r in stage_pairs[:10]], [r["chosen"] for r in stage_pairs[:10]])
+    )
+    assert (scores.mean(), scores.std()) == pytest.approx((0, 1), abs=1e-4)
+    assert model.settings.n == 10
+    assert result.data[-1]["rows"] == 10
+
+
+def test_counterparts_are_trained_on_and_counted(
+    tmp_path: Path, run_reward: Run, tiny_config: Run
+) -> None:
+    swaps = {"words": [["tea", "rain"], ["soup", "snow"]]}
+    result = run_reward(tmp_path / "a", tiny_config(epochs=1, augment=swaps))
+    # four of the eight things, four pairs each; the held-out pairs stay as they are
+    assert result.data[0]["counterparts"] == 16
+    assert (result.metrics["pairs"], result.metrics["heldout_pairs"]) == (48, 32)
+    with pytest.raises(UserError, match="none of 32 pairs holds a word to exchange"):
+        run_reward(tmp_path / "b", tiny_config(augment={"words": [["up", "down"]]}))

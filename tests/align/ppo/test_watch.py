@@ -18,6 +18,7 @@ from align.ppo.watch import (
     peak_memory,
     response_metrics,
     rollout_metrics,
+    spread_means,
 )
 
 CPU = torch.device("cpu")
@@ -214,6 +215,11 @@ def test_means_of_reward_functions_leave_out_what_they_did_not_score() -> None:
     # another process has one score of 4.5: (1 + 4 + 4.5) / 3
     found = part_means({"a": parts["a"]}, CPU, lambda sums: sums + torch.tensor([4.5, 1.0]))
     assert found["score/a"] == pytest.approx(9.5 / 3)
+
+
+def test_the_disagreement_of_an_ensemble_is_averaged_under_a_name_of_its_own() -> None:
+    found = spread_means({"judges": torch.tensor([0.5, 1.5, 4.0])}, CPU)
+    assert found == {"spread/judges": 2.0}
 
 
 def test_training_stops_where_a_number_is_not_finite() -> None:
