@@ -145,7 +145,12 @@ def run_evals(config: RunConfig, job: StageJob) -> StageResult:
 
 
 def gold_function(config: RunConfig, job: StageJob) -> Callable[..., list[float]] | None:
-    """The world's unbiased rule as a reward function; None where prompts are not the world's."""
+    """The gold reward: what `ppo.gold` names, else the world's rule where prompts are its own."""
+    if config.ppo is not None and config.ppo.gold is not None:
+        from align.models import pick_device
+        from reward.gold import load_gold
+
+        return load_gold(config.ppo.gold, pick_device(config.device))
     world: Any = job.data.world
     if world is None or config.ppo is None or config.ppo.data.world is None:
         return None

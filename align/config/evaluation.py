@@ -67,6 +67,9 @@ class EvalsConfig(Section):
     """Name -> task."""
     prompts: Annotated[int, Field(ge=0)] = 128
     """Held-out PPO prompts answered by every stage and scored by the reward model (0: none)."""
+    best_of: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Responses to each of these prompts from the policy that PPO starts from, for the best-of-n
+    curve of the reward model (0: none)."""
     reward_bias: tuple[str, ...] = ()
     """Names of counterfactual tasks on which the reward model is audited too."""
     batch_tokens: Positive = 8192
