@@ -219,7 +219,9 @@ def sources(config: RunConfig, name: str) -> dict[str, tuple[SourceConfig, str]]
         tasks = section.tasks.items()
         found = {f"evals.tasks.{k}.data": (task.data, _task_kind(task.kind)) for k, task in tasks}
         shown = {k: task.fewshot_data for k, task in tasks if task.fewshot_data is not None}
-        return found | {f"evals.tasks.{k}.fewshot_data": (v, "table") for k, v in shown.items()}
+        found |= {f"evals.tasks.{k}.fewshot_data": (v, "table") for k, v in shown.items()}
+        judged = section.pairs.items()
+        return found | {f"evals.pairs.{k}.data": (pairs.data, "preferences") for k, pairs in judged}
     kinds = {"pretrain": "text", "sft": "instructions", "reward": "preferences", "ppo": "prompts"}
     found = {f"{name}.data": (section.data, kinds[name])}
     if section.eval_data is not None:

@@ -165,18 +165,20 @@ class RewardModel:
 
     @torch.no_grad()
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """Raw scores of token sequences, in their order; the longest are computed first."""
-        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-        scores = [0.0] * len(sequences)
+        """Raw scores of token sequences, in their order.
+
+        Each sequence is computed once, in batches that depend on the set of sequences alone (the
+        longest first): neither their order nor a repetition changes the last bit of a score.
+        """
+        order = sorted(set(map(tuple, sequences)), key=lambda ids: (-len(ids), ids))
+        scores: dict[tuple[int, ...], float] = {}
         start = 0
         while start < len(order):
-            size = max(1, self.batch_tokens // max(1, len(sequences[order[start]])))
+            size = max(1, self.batch_tokens // max(1, len(order[start])))
             part = order[start : start + size]
-            values = self._score_batch([sequences[i] for i in part])
-            for index, value in zip(part, values, strict=True):
-                scores[index] = value
+            scores |= zip(part, self._score_batch(part), strict=True)
             start += size
-        return scores
+        return [scores[tuple(ids)] for ids in sequences]
 
     def _score_batch(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Scores of one padded batch."""
