@@ -1,10 +1,13 @@
 """Training stops by the gold reward after the promised number of evaluations, and not before."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from align.ppo.stage import _train
 from align.ppo.stopping import GoldStop
 from align.ppo.trainer import PPOTrainer
 
@@ -50,3 +53,23 @@ def test_without_gold_nothing_stops(make_trainer: Make) -> None:
     trainer.add_callback(GoldStop(trainer.memory, 1))
     found: Any = trainer.train()
     assert found.global_step == 8
+
+
+def test_a_run_killed_after_the_stop_is_not_trained_on(make_trainer: Make, tmp_path: Path) -> None:
+    verdicts = [5.0, 6.0, 4.0, 3.0, 2.0]
+
+    def again() -> PPOTrainer:
+        parts = {"eval_dataset": HELD_OUT, "gold_func": scripted(iter(verdicts))}
+        return make_trainer(
+            total_episodes=40, eval_updates=1, checkpoint_updates=1, save_total_limit=2, parts=parts
+        )
+
+    first = again()
+    _train(first, None, 2)
+    assert first.state.global_step == 16
+    resumed = again()
+    _train(resumed, tmp_path / "out" / "checkpoint-16", 2)
+    assert resumed.state.global_step == 16
+    assert resumed.memory.evaluated == first.memory.evaluated
+    one, two = (trainer.shared.adapter_state("policy") for trainer in (first, resumed))
+    assert all(torch.equal(weights, two[name]) for name, weights in one.items())
