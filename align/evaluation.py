@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from align.artifacts import StageJob, make_folder, stage_lock
 from align.config import RunConfig
 from align.errors import UserError
+from align.judging import FORMS as PAIRS
+from align.judging import evaluate_judge, is_reward
 from align.progress import Progress
 from align.references import ModelReference
 from align.settings import load_run, parse_run
@@ -63,8 +65,9 @@ def lone_run(
     """
     given = [f"name={json.dumps(name or model_name(model))}", f"output={json.dumps(out)}"]
     given += [f"model.base={json.dumps(model)}", "model.adapters=[]", "model.revision=null"]
-    given += [f"{stage}=null" for stage in TRAINING] + ["evals.tasks={}"]
-    given += [_setting(text, absolute=tasks is not None) for text in settings]
+    given += [f"{stage}=null" for stage in TRAINING] + ["evals.tasks={}", "evals.reward_bias=[]"]
+    form = _pairs if is_reward(model) else _setting
+    given += [form(text, absolute=tasks is not None) for text in settings]
     return load_run(tasks, given) if tasks is not None else parse_run(Path("tasks"), "{}", given)
 
 
@@ -82,6 +85,8 @@ def evaluate_lone(
     Raises:
         UserError: A task, its rows or the model is wrong, or the folder holds another model.
     """
+    if run.model is not None and is_reward(run.model.base):
+        return evaluate_judge(run, progress) if team.main else []
     from evals.harness import NAME
     from evals.plan import reference_text
     from evals.report.lines import ledger_lines
@@ -158,6 +163,22 @@ def _setting(text: str, *, absolute: bool) -> str:
     entry = {"definition": definition, "data": {"path": file(os.path.expanduser(value))}}
     name = Path(key).stem.replace(".", "_") if is_file(key) else key
     return f"evals.tasks.{name}={json.dumps(entry)}"
+
+
+def _pairs(text: str, *, absolute: bool) -> str:
+    """`NAME=ROWS` of a reward model as an override; an override stays as it is.
+
+    Raises:
+        UserError: There is no =.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError("neither pairs nor a setting", where=repr(text), allowed=PAIRS)
+    if re.split(r"[.\[]", key)[0] in RunConfig.model_fields:
+        return text
+    file = os.path.abspath if absolute else str
+    path = file(os.path.expanduser(value))
+    return f"evals.pairs.{key}.data={json.dumps({'path': path})}"
 
 
 def _check_owner(path: Path, reference: ModelReference, name: str) -> None:

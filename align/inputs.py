@@ -40,6 +40,9 @@ def _model_inputs(config: RunConfig, run: Path, stage: Stage) -> dict[str, dict[
         for number, place in enumerate(places):
             key = role if len(places) == 1 else f"{role}.{number}"
             inputs[key] = {"path": _relative(place, run / stage.folder), "hash": _hash(place)}
+    gold = config.ppo.gold if config.ppo is not None else None
+    if gold is not None and stage.name in ("ppo", "evals"):
+        inputs["gold"] = {"path": _relative(gold, run / stage.folder), "hash": _hash(gold)}
     return inputs
 
 

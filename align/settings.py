@@ -235,6 +235,9 @@ def _locate(config: RunConfig, path: Path) -> RunConfig:
         base = _find_model(config.model.base, path, "model.base")
         found = tuple(_find_model(a, path, "model.adapters") for a in config.model.adapters)
         update["model"] = config.model.model_copy(update={"base": base, "adapters": found})
+    if config.ppo is not None and config.ppo.gold is not None and ":" not in config.ppo.gold:
+        gold = _find_model(config.ppo.gold, path, "ppo.gold")
+        update["ppo"] = config.ppo.model_copy(update={"gold": gold})
     if config.evals is not None:
         tasks = {k: _find_definition(task, path, k) for k, task in config.evals.tasks.items()}
         update["evals"] = config.evals.model_copy(update={"tasks": tasks})

@@ -145,7 +145,12 @@ def run_evals(config: RunConfig, job: StageJob) -> StageResult:
 
 
 def gold_function(config: RunConfig, job: StageJob) -> Callable[..., list[float]] | None:
-    """The world's unbiased rule as a reward function; None where prompts are not the world's."""
+    """The gold reward: what `ppo.gold` names, else the world's rule where prompts are its own."""
+    if config.ppo is not None and config.ppo.gold is not None:
+        from align.models import pick_device
+        from reward.gold import load_gold
+
+        return load_gold(config.ppo.gold, pick_device(config.device))
     world: Any = job.data.world
     if world is None or config.ppo is None or config.ppo.data.world is None:
         return None
@@ -214,7 +219,9 @@ def sources(config: RunConfig, name: str) -> dict[str, tuple[SourceConfig, str]]
         tasks = section.tasks.items()
         found = {f"evals.tasks.{k}.data": (task.data, _task_kind(task.kind)) for k, task in tasks}
         shown = {k: task.fewshot_data for k, task in tasks if task.fewshot_data is not None}
-        return found | {f"evals.tasks.{k}.fewshot_data": (v, "table") for k, v in shown.items()}
+        found |= {f"evals.tasks.{k}.fewshot_data": (v, "table") for k, v in shown.items()}
+        judged = section.pairs.items()
+        return found | {f"evals.pairs.{k}.data": (pairs.data, "preferences") for k, pairs in judged}
     kinds = {"pretrain": "text", "sft": "instructions", "reward": "preferences", "ppo": "prompts"}
     found = {f"{name}.data": (section.data, kinds[name])}
     if section.eval_data is not None:

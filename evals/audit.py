@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ from align.artifacts import StageJob, code_hash, json_hash, write_json_atomic
 from align.config import RunConfig
 from align.references import resolve_reference
 from evals.plan import CODE, Entry, held_rows, reference_hash
+from evals.preferences import COLUMNS, HELD_OUT, Judge, configured_pairs, judge_sets, pair_entry
 from evals.prompts import ScoreFunction
 from evals.samples import cached_json
 from evals.stats import Resampling
@@ -61,21 +63,26 @@ def audit_reward(
     section = config.evals
     assert section is not None
     bias_rows = {name: entries[name].rows for name in section.reward_bias}
-    pairs, _ = held_rows(config.reward, "preferences", config, job)
+    pairs, record = held_rows(config.reward, "preferences", config, job)
     groups = sorted({column for task in section.tasks.values() for column in task.groups})
     known = {column for row in pairs for column in row}
+    weights = reference_hash(resolve_reference(job.inputs["reward"].base))
     key = {
-        "reward": reference_hash(resolve_reference(job.inputs["reward"].base)),
+        "reward": weights,
         "pairs": json_hash(item_ids(pairs)),
         "items": {name: entries[name].items for name in bias_rows},
         "groups": groups,
         "resampling": [resampling.resamples, resampling.confidence, resampling.seed],
         "code": code_hash((*CODE, "reward.evaluate")),
     }
+    judge = Judge(rewards.raw, weights)
+    sets = {HELD_OUT: pair_entry(judge, HELD_OUT, COLUMNS, pairs, record)}
+    sets |= configured_pairs(config, job, judge)
+    judged = judge_sets(config, replace(job, folder=job.folder / "reward"), judge, sets)
     path = job.folder / "reward" / "audit.json"
     stored: dict[str, Any] | None = cached_json(path, key)
     if stored is not None:
-        return stored
+        return stored | {"pairs": judged}
     from reward.evaluate import evaluate_reward
 
     job.progress.note(f"auditing the reward model on {len(pairs)} pairs")
@@ -87,4 +94,4 @@ def audit_reward(
         resampling=resampling,
     )
     write_json_atomic(path, {"key": key, "value": audit})
-    return audit
+    return audit | {"pairs": judged}

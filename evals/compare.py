@@ -30,6 +30,8 @@ from evals.stats import Resampling
 from evals.stored import Stored, stored_models
 from evals.task import Task
 from evals.tasks.perplexity import COLUMNS
+from evals.tasks.preference import PreferenceTask, margins_of
+from reward.agreement import agreement
 
 Models = Mapping[str, Mapping[str, Stored]]
 """Label -> its tasks by name; the first one is what the others are compared with."""
@@ -46,7 +48,8 @@ def compare_stored(
         resampling: How intervals and permutations are made.
 
     Returns:
-        The tables of a ledger (`stages` are the models), `left_out` and `notes` in sentences.
+        The tables of a ledger (`stages` are the models), `agreement` of reward models, `left_out`
+        and `notes` in sentences.
 
     Raises:
         UserError: Fewer than two models, no common task, or results that cannot be compared.
@@ -89,9 +92,24 @@ def compare_stored(
         "comparisons": _adjusted(kept, kept),
         "bias": bias_table(results, resampling.confidence),
         "bias_comparisons": _adjusted(changes, [row for row in changes if not row["control"]]),
+        "agreement": agreement_table(models, names, resampling),
         "left_out": left_out,
         "notes": _notes(models, names),
     }
+
+
+def agreement_table(models: Models, names: Sequence[str], resampling: Resampling) -> Table:
+    """Agreement of every reward model with the first, set by set of pairs."""
+    first, *others = models
+    rows = []
+    for name in names:
+        if not isinstance(models[first][name].task, PreferenceTask):
+            continue
+        for other in others:
+            one, two = pair_results(models[first][name].result, models[other][name].result)
+            found = agreement(margins_of(one), margins_of(two), resampling)
+            rows.append({"task": name, "before": first, "after": other, **found})
+    return rows
 
 
 def _named(places: Sequence[Path]) -> dict[str, Mapping[str, Stored]]:

@@ -28,6 +28,7 @@ from evals.tasks.defined import DEFINED, defined_settings, with_examples
 if TYPE_CHECKING:
     from align.config import SourceConfig
     from align.data.formats import Kind
+    from evals.engine import Engine
 
 CODE = (
     "align.data.encoding",
@@ -203,6 +204,16 @@ def model_key(config: RunConfig, reference: ModelReference) -> dict[str, Any]:
         "device": config.device,
         "code": code_hash(CODE),
     }
+
+
+def open_engine(config: RunConfig, job: StageJob, stage: str) -> Engine:
+    """The stage's model, ready to score."""
+    from align.models import load_model, pick_device
+    from evals.engine import Engine
+
+    assert config.evals is not None
+    loaded = load_model(job.inputs[stage], device=pick_device(config.device))
+    return Engine(loaded.model, loaded.tokenizer, config.evals.batch_tokens, team=job.team)
 
 
 def result_key(model: Mapping[str, Any], entry: Entry) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from align.artifacts import StageJob, StageResult, write_json_atomic
 from align.config import RunConfig
 from align.errors import UserError
 from evals.audit import audit_reward, reward_model
+from evals.candidates import optimisation_entries
 from evals.harness import write_harness
 from evals.ledger import Results, build_ledger
 from evals.overlap import overlap_key, overlap_table
@@ -26,6 +27,7 @@ from evals.plan import (
     configured_entries,
     evaluated_stages,
     model_key,
+    open_engine,
     prompts_entry,
     reference_hash,
     reference_text,
@@ -95,6 +97,7 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
     run = _Run(config, job, entries)
     resampling = Resampling(section.resamples, section.confidence, config.seed)
     results = _evaluate(run, evaluated_stages(config))
+    optimised = optimisation_entries(config, job, prompts)
     if not job.team.main:
         return StageResult(metrics={})
     overlap = _overlap(run)
@@ -105,6 +108,7 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
         "models": _models(run, results.stages),
         "reward_model": audited,
         "overlap": overlap,
+        "optimisation": optimised,
     }
     _write_results(run, results, ledger)
     write_json_atomic(job.folder / "ledger.json", ledger)
@@ -165,7 +169,7 @@ def _evaluate_stage(
     stored = team.from_main(lambda: _stored(run, stage))
     found, probe = stored.found, stored.probe
     if probe is None or None in found.values():
-        engine = _load_engine(run, stage)
+        engine = open_engine(run.config, run.job, stage)
         probe = _probe(engine)
         _check_changed(stage, probe, probes)
         engine.progress = run.job.progress
@@ -195,18 +199,6 @@ def _stored(run: _Run, stage: str) -> _Stored:
         found={name: stored_result(folder / name, key) for name, key in keys.items()},
         probe=cached_json(folder / "probe.json", model),
     )
-
-
-def _load_engine(run: _Run, stage: str) -> Engine:
-    """The stage's model, ready to score."""
-    from align.models import load_model, pick_device
-    from evals.engine import Engine
-
-    section = run.config.evals
-    assert section is not None
-    device = pick_device(run.config.device)
-    loaded = load_model(run.job.inputs[stage], device=device)
-    return Engine(loaded.model, loaded.tokenizer, section.batch_tokens, team=run.job.team)
 
 
 def _probe(engine: Engine) -> list[float]:

@@ -26,6 +26,8 @@ from evals.tasks import KINDS
 from evals.tasks.borrowed import KIND as BORROWED
 from evals.tasks.borrowed import BorrowedTask
 from evals.tasks.defined import OUTPUTS
+from evals.tasks.preference import KIND as PREFERENCE
+from evals.tasks.preference import PreferenceTask
 
 RESULT = "result.json"
 EVALS = "5-evals"
@@ -56,6 +58,8 @@ class Stored:
             fields = ("temperature", "max_prompt_length", "max_new_tokens", "seed")
             answering = Answering(**{field: settings[field] for field in fields})
             return PromptsTask(answering, dict.fromkeys(settings["scores"], _gone))
+        if settings.get("kind") == PREFERENCE:
+            return PreferenceTask(_gone, name, tuple(settings["by"]))
         if settings.get("kind") == BORROWED:
             return BorrowedTask(name, settings)
         if "kind" not in settings:

@@ -147,22 +147,26 @@ class RewardModel:
 
     @torch.no_grad()
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """Raw scores of token sequences, in their order; the longest are computed first."""
+        """Raw scores of token sequences, in their order."""
         return self.in_batches(sequences, lambda batch: self._score_batch(batch).tolist())
 
     def in_batches(
-        self, sequences: Sequence[Sequence[int]], score: Callable[[list[Sequence[int]]], list[T]]
+        self, sequences: Sequence[Sequence[int]], score: Callable[[list[tuple[int, ...]]], list[T]]
     ) -> list[T]:
-        """What `score` says of each sequence, given batches of at most `batch_tokens` tokens."""
-        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-        found: dict[int, T] = {}
+        """What `score` says of each sequence, given batches of at most `batch_tokens` tokens.
+
+        Each sequence is computed once, in batches that depend on the set of sequences alone (the
+        longest first): neither their order nor a repetition changes the last bit of a score.
+        """
+        order = sorted(set(map(tuple, sequences)), key=lambda ids: (-len(ids), ids))
+        found: dict[tuple[int, ...], T] = {}
         start = 0
         while start < len(order):
-            size = max(1, self.batch_tokens // max(1, len(sequences[order[start]])))
+            size = max(1, self.batch_tokens // max(1, len(order[start])))
             part = order[start : start + size]
-            found |= zip(part, score([sequences[i] for i in part]), strict=True)
+            found |= zip(part, score(part), strict=True)
             start += size
-        return [found[i] for i in range(len(sequences))]
+        return [found[tuple(ids)] for ids in sequences]
 
     def _score_batch(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Raw scores (B,) of one batch."""

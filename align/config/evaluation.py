@@ -60,6 +60,15 @@ class TaskConfig(Section):
         return self
 
 
+class PairsConfig(Section):
+    """A set of preference pairs that a reward model judges."""
+
+    data: SourceConfig
+    """The pairs."""
+    by: tuple[str, ...] = ("subset", "kind")
+    """Columns whose values are subsets with an accuracy of their own, where the pairs have them."""
+
+
 class EvalsConfig(Section):
     """The evaluation of every stage on identical items."""
 
@@ -67,6 +76,13 @@ class EvalsConfig(Section):
     """Name -> task."""
     prompts: Annotated[int, Field(ge=0)] = 128
     """Held-out PPO prompts answered by every stage and scored by the reward model (0: none)."""
+    best_of: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Responses to each of these prompts from the policy that PPO starts from, for the best-of-n
+    curve of the reward model (0: none)."""
+    pairs: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")], PairsConfig] = (
+        Field(default_factory=dict)
+    )
+    """Name -> pairs that the reward model judges, beside its held-out ones."""
     reward_bias: tuple[str, ...] = ()
     """Names of counterfactual tasks on which the reward model is audited too."""
     batch_tokens: Positive = 8192

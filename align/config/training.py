@@ -202,6 +202,13 @@ class PPOStageConfig(Section):
     keep: Literal["last", "best"] = "last"
     """The policy that the stage leaves: the last one, or of those evaluated the one that is best by
     the gold reward (by the score where there is none)."""
+    gold: str | None = None
+    """A reward that is only watched on held-out prompts: folder of a reward stage, classifier with
+    one label (folder or hub id), or `package.module:function`; default: the world's rule where the
+    prompts are the world's."""
+    gold_patience: Positive | None = None
+    """Stop after so many evaluations in a row with a gold reward significantly below the best
+    (see docs/rewards.md); null: never."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `align.ppo.PPOConfig`, checked against it."""
 
@@ -213,8 +220,12 @@ class PPOStageConfig(Section):
                 f"batch_size ({self.batch_size}) must be a multiple of "
                 f"mini_batches * micro_batch_size ({unit})"
             )
-        if self.keep == "best" and not self.eval_updates:
-            raise ValueError("keep: best needs eval_updates")
+        for key, given in (
+            ("keep: best", self.keep == "best"),
+            ("gold_patience", self.gold_patience),
+        ):
+            if given and not self.eval_updates:
+                raise ValueError(f"{key} needs eval_updates")
         if self.eval_updates and self.eval_updates % self.checkpoint_updates:
             raise ValueError(
                 f"eval_updates ({self.eval_updates}) must be a multiple of "

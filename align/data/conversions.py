@@ -154,6 +154,24 @@ def preference(row: Row) -> Row:
     return pair | _without(row, *pair)
 
 
+def judged(row: Row) -> Row:
+    """Two outputs and the number, 1 or 2, of the better one (LLMBar, AlpacaFarm, PandaLM)."""
+    first, second = ("output_1", "output_2") if "output_1" in row else ("response1", "response2")
+    field = _first(row, "label", "preference", "annotator1")
+    better = row[field]
+    if better == 0:
+        raise Unusable("tie")
+    if isinstance(better, bool) or better not in (1, 2):
+        raise UserError(f"field '{field}' is {describe(better)}", allowed="1 or 2; 0 for a tie")
+    asked = _question(row if "instruction" in row else row | {"question": row["input"]})
+    sides = (first, second) if better == 1 else (second, first)
+    chosen, rejected = (_string(row, side) for side in sides)
+    used = (first, second, field, "instruction", "input", "question")
+    return preference(
+        {"prompt": asked, "chosen": chosen, "rejected": rejected} | _without(row, *used)
+    )
+
+
 def _tied(row: Row) -> bool:
     """Whether the annotators saw no difference: `tie` is true, or both scores are equal."""
     scores = row.get("score_chosen"), row.get("score_rejected")

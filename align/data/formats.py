@@ -128,6 +128,9 @@ FORMATS: dict[Kind, tuple[Format, ...]] = {
     "preferences": (
         Format(("prompt", "chosen", "rejected"), conversions.preference),
         Format(("chosen", "rejected"), conversions.preference),
+        Format(("instruction", "output_1", "output_2", "preference"), conversions.judged),
+        Format(("input", "output_1", "output_2", "label"), conversions.judged),
+        Format(("instruction", "response1", "response2", "annotator1"), conversions.judged),
         Format(("text", "label"), labelled),
     ),
     "prompts": (

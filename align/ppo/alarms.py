@@ -24,6 +24,10 @@ class Evaluated(NamedTuple):
 
     scores: list[float]
     gold: list[float]
+    kl: float = 0.0
+    """To the reference, nats a response."""
+    update: int = 0
+    """Updates done."""
 
 
 def alarms(first: Row, row: Row, kl_budget: float | None = None) -> dict[str, str]:
@@ -73,6 +77,23 @@ def divergence(history: Sequence[Evaluated]) -> str | None:
     if score - score_half <= 0 or gold + gold_half >= 0:
         return None
     return f"the score rose by {score:.3g} while the gold reward fell by {-gold:.3g}"
+
+
+def fallen(history: Sequence[Evaluated]) -> int:
+    """Number of the latest evaluations in a row whose gold reward lies below the best before them.
+
+    Paired over prompts, and the 95 % normal interval must exclude 0.
+    """
+    count = 0
+    for end in range(len(history) - 1, 0, -1):
+        if not history[end].gold:
+            break
+        best = max(history[:end], key=lambda evaluated: sum(evaluated.gold))
+        change, half = _change(best.gold, history[end].gold)
+        if change + half >= 0:
+            break
+        count += 1
+    return count
 
 
 def _change(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:

@@ -109,4 +109,5 @@ class Collector:
             gold = score_responses([self.gold], batch, texts).total.tolist()
             metrics["gold"] = sum(gold) / len(gold)
         samples = sample_rows(batch, texts, scores, update)
-        return Evaluation(metrics, Evaluated(scores.tolist(), gold), samples)
+        found = Evaluated(scores.tolist(), gold, metrics["kl"], update)
+        return Evaluation(metrics, found, samples)

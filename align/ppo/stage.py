@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerState
 
 from align.artifacts import MetricsLog, StageJob, StageResult, write_json_atomic, write_rows_atomic
 from align.callbacks import StageCallback, last_complete_checkpoint
@@ -17,6 +17,7 @@ from align.data.splits import split_holdout
 from align.part_files import save_part
 from align.ppo.config import PPOConfig
 from align.ppo.scoring import RewardFunction
+from align.ppo.stopping import GoldStop
 from align.ppo.trainer import PPOTrainer
 from align.references import relative_model
 from align.settings import check_trainer_arguments
@@ -25,6 +26,8 @@ from align.shared import SharedBase
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+EVALUATIONS = "evaluations.jsonl"
+"""What the held-out prompts got at every evaluation while training, prompt by prompt."""
 SHOWN = ("score/mean", "kl/k1", "response/length")
 """Numbers beside the progress bar."""
 OWNED = frozenset(
@@ -99,8 +102,24 @@ def train_ppo(config: RunConfig, job: StageJob, parts: PPOParts) -> StageResult:
     trainer.remove_callback(PrinterCallback)
     if trainer.prompts.dropped:
         job.progress.note(f"left out {trainer.prompts.dropped} prompts that are too long")
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.args.eval_on_start = section.eval_updates is not None and resume is None
+    _train(trainer, resume, section.gold_patience)
     return _finish(config, job, trainer, records)
+
+
+def _train(trainer: PPOTrainer, resume: Path | None, patience: int | None) -> None:
+    """Train, unless a run that was killed after the gold reward stopped it is resumed."""
+    if patience is not None:
+        stop = GoldStop(trainer.memory, patience)
+        if resume is not None:
+            trainer._load_from_checkpoint(str(resume))
+            if stop.due:
+                trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
+                if trainer.args.load_best_model_at_end:
+                    trainer._load_best_model()
+                return
+        trainer.add_callback(stop)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
 
 def ppo_arguments(config: RunConfig, folder: Path, critic: Path | None, *, gold: bool) -> PPOConfig:
@@ -171,7 +190,10 @@ def _finish(
     save_part(trainer.shared, "critic", folder / "critic")
     if kind == "model":
         trainer.tokenizer.save_pretrained(folder / kind)
+    evaluated = list(trainer.memory.evaluated)
     metrics = trainer.evaluate()
+    if evaluated:
+        write_rows_atomic(folder / EVALUATIONS, [entry._asdict() for entry in evaluated])
     write_rows_atomic(folder / "samples.jsonl", trainer.samples)
     found = {"kl_budget": config.ppo.kl_budget, "eval": metrics, "warnings": trainer.memory.alarms}
     write_json_atomic(folder / "ppo.json", found)

@@ -12,7 +12,7 @@ from workers.measure import as_ids, as_text, load_prompts, toy_hits
 from workers.work import Work
 
 from align.generation import Sampling, generate
-from reward.model import RewardModel
+from reward.load import load_reward
 
 ScoreFunction = Callable[..., list[float]]
 AT_ONCE = 32
@@ -36,7 +36,7 @@ def toy_score(work: Work, vocab_size: int) -> ScoreFunction:
 
 def stage_score(folder: Path) -> ScoreFunction:
     """The reward model of a finished stage, mean 0 and standard deviation 1 on its own data."""
-    model = RewardModel.load(folder, normalised=True)
+    model = load_reward(folder, normalised=True)
     end = model.tokenizer.eos_token_id
 
     def score(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:

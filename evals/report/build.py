@@ -29,6 +29,7 @@ from evals.report.layout import (
     Tone,
 )
 from evals.report.numbers import p_value
+from evals.report.optimisation import optimisation_blocks
 from evals.report.provenance import dates, identity_blocks, missing_table
 from evals.report.render import Page, render_html, render_markdown
 from evals.report.reward import reward_blocks
@@ -116,6 +117,13 @@ def _sections(run: Run, verdict: Verdict, report: ReportConfig) -> tuple[Section
             "Reward model",
             reward_blocks(ledger),
             "No reward model was audited: the ledger holds no section on one.",
+        ),
+        Section(
+            "optimisation",
+            "Over-optimisation",
+            optimisation_blocks(ledger),
+            "Neither was PPO evaluated while it trained (`ppo.eval_updates`), nor best-of-n drawn "
+            "(`evals.best_of`).",
         ),
         Section("training", "Training", _training_blocks(run), "No stage has logged its training."),
         Section(

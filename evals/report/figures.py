@@ -9,10 +9,11 @@ are made unique to the figure. Equal inputs give equal bytes.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +53,10 @@ POINTS = 300
 """Most points of a line; longer series are shown as means of equal blocks."""
 
 
+Rule = Literal["zero", "diagonal"]
+"""What a panel of curves holds its marks against: 0, or equality of both axes."""
+
+
 class Line(NamedTuple):
     """One series of a panel."""
 
@@ -61,6 +66,17 @@ class Line(NamedTuple):
     """Index into the series' colours."""
     dots: bool = False
     """Single measurements: marks joined by a thin line."""
+
+
+class Mark(NamedTuple):
+    """A measurement at x with its interval."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    colour: int
+    """Index into the series' colours and marks."""
 
 
 class ForestRow(NamedTuple):
@@ -93,6 +109,44 @@ def line_panel(name: str, lines: Sequence[Line], xlabel: str, limit: float | Non
         axes.set_xlabel(xlabel)
 
     return _draw(name, (3.3, 1.9), 0.6, draw)
+
+
+def curve_panel(
+    name: str, marks: Sequence[Mark], curves: Sequence[Line], xlabel: str, rule: Rule
+) -> str:
+    """Measurements with their intervals, smooth curves, and what they are to be held against."""
+
+    def draw(axes: Axes) -> None:
+        if rule == "diagonal":
+            axes.axline((0.5, 0.5), slope=1, color=_COLOURS["muted"], linewidth=1)
+        else:
+            axes.axhline(0, color=_COLOURS["muted"], linewidth=1)
+        for line in curves:
+            axes.plot(line.x, line.y, color=_SERIES[line.colour], linewidth=1.2)
+        for mark in marks:
+            colour = _SERIES[mark.colour]
+            axes.vlines(mark.x, mark.low, mark.high, color=colour, linewidth=0.8)
+            axes.plot([mark.x], [mark.y], MARKERS[mark.colour], color=colour, markersize=4)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.set_xlabel(xlabel)
+
+    return _draw(name, (4.4, 2.6), 0.5, draw)
+
+
+def bar_panel(name: str, edges: Sequence[float], counts: Sequence[int], xlabel: str) -> str:
+    """A histogram; what lies below 0 is drawn in the colour of what is bad."""
+
+    def draw(axes: Axes) -> None:
+        colours = [_COLOURS["bad"] if edge < 0 else _SERIES[0] for edge in edges[:-1]]
+        widths = [b - a for a, b in itertools.pairwise(edges)]
+        axes.bar(edges[:-1], counts, widths, align="edge", color=colours)
+        axes.axvline(0, color=_COLOURS["muted"], linewidth=1)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.set_xlabel(xlabel)
+
+    return _draw(name, (4.4, 2.6), 0.5, draw)
 
 
 def forest_panel(name: str, rows: Sequence[ForestRow], xlabel: str) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evals.report.layout import Row, Table
+from evals.report.pairs import agreement_table
 from evals.report.tables import bias_table, capability_table
 
 
 def ledger_lines(ledger: Mapping[str, Any]) -> list[str]:
     """Capability and, where it was measured, bias of every model with the paired differences."""
-    tables = [capability_table(ledger), bias_table(ledger)]
+    return table_lines([capability_table(ledger), bias_table(ledger)])
+
+
+def table_lines(tables: Iterable[Table]) -> list[str]:
+    """Tables that have rows, an empty line below each."""
     return [line for table in tables if table.rows for line in [*_lines(table), ""]]
 
 
@@ -24,7 +29,8 @@ def comparison_lines(tables: Mapping[str, Any]) -> list[str]:
         f"Intervals {tables['confidence']:.0%}; differences are paired on the same items; q: p "
         "adjusted over the table (Benjamini-Hochberg); detectable: found with 80% power."
     )
-    return [*models, "", *ledger_lines(tables), how, *said]
+    agreed = table_lines([agreement_table(tables.get("agreement") or ())])
+    return [*models, "", *ledger_lines(tables), *agreed, how, *said]
 
 
 def _lines(table: Table) -> list[str]:

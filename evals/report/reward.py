@@ -16,6 +16,7 @@ from evals.report.forest import forest_blocks
 from evals.report.groups import group_table
 from evals.report.layout import Block, Cell, Row, Table, Text
 from evals.report.numbers import MINUS, Scale, finite, number, p_value
+from evals.report.pairs import pair_blocks
 from evals.report.tables import (
     Entry,
     Ledger,
@@ -41,6 +42,7 @@ def reward_blocks(ledger: Ledger) -> list[Block]:
     blocks: list[Block] = [
         *(Text(text, "" if fine else "warn") for text, fine in sentences(audit)),
         _accuracy_table(audit),
+        *pair_blocks(audit.get("pairs") or {}),
         *forest_blocks(audit.get("bias") or (), [], "reward"),
         bias_table(audit),
     ]

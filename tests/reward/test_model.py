@@ -178,3 +178,14 @@ def test_a_spread_of_zero_cannot_normalise(stage: Path, tmp_path: Path, sft_refe
 
 def test_no_responses_have_no_scores(model: RewardModel) -> None:
     assert model([], []) == []
+
+
+def test_order_and_repetition_change_no_bit_of_a_score(stage: Path) -> None:
+    model = RewardModel.load(stage, device="cpu")
+    model.batch_tokens = 40  # several batches
+    ids = [list(range(5, 5 + length)) for length in (9, 3, 14, 9, 6, 11)]
+    ids[3] = ids[3][::-1]
+    first = model.score_ids(ids)
+    assert model.score_ids(ids[::-1]) == first[::-1]
+    assert model.score_ids([*ids[2:], *ids, ids[0]]) == [*first[2:], *first, first[0]]
+    assert len(set(first)) == 6

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from align.ppo.alarms import Evaluated, alarms, divergence
+from align.ppo.alarms import Evaluated, alarms, divergence, fallen
 
 FIRST = {
     "kl/k1": 0.0, "policy/entropy": 2.0, "response/length": 10.0, "response/distinct": 0.8,
@@ -93,3 +93,17 @@ def test_without_gold_or_history_there_is_nothing_to_say() -> None:
     assert divergence([]) is None
     assert divergence([BEFORE]) is None
     assert divergence([Evaluated([0.0, 0.1], []), Evaluated([9.0, 9.1], [])]) is None
+
+
+def test_evaluations_in_a_row_below_the_best_before_them_are_counted() -> None:
+    low, lower = after(0.0, -GOLD - 1e-3), after(0.0, -2.0)
+    level = after(0.0, -GOLD + 1e-3)  # its interval holds 0
+    assert fallen([]) == fallen([BEFORE]) == fallen([BEFORE, level]) == 0
+    assert fallen([BEFORE, low]) == 1
+    assert fallen([BEFORE, low, lower]) == 2
+    assert fallen([BEFORE, low, level]) == 0
+    assert fallen([BEFORE, low, level, lower]) == 1
+    # a new best starts the count again, and later ones are held against it
+    assert fallen([BEFORE, low, after(0.0, 1.0)]) == 0
+    assert fallen([BEFORE, low, after(0.0, 1.0), BEFORE]) == 1
+    assert fallen([Evaluated([0.0], []), Evaluated([1.0], [])]) == 0

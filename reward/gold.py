@@ -1,0 +1,92 @@
+"""The gold reward that a run names: a better judge than the reward model, which is only watched.
+
+It may be another reward model (trained on more or cleaner pairs), a classifier with one label, or
+a function. Nothing here is trained on: a gold reward that PPO can see is a proxy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from align.errors import UserError
+from reward.functions import RewardFunction
+
+if TYPE_CHECKING:
+    from reward.model import RewardModel
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+ALLOWED = "a reward stage's folder, a classifier's folder or hub id, or package.module:function"
+
+
+def load_gold(name: str, device: str) -> RewardFunction:
+    """The gold reward of that name.
+
+    Args:
+        name: See `ALLOWED`.
+        device: Where a model computes.
+
+    Raises:
+        UserError: There is no such function or model, or the classifier has several labels.
+    """
+    if _FUNCTION.fullmatch(name):
+        return _function(name)
+    if is_reward_stage(Path(name)):
+        return load_stage(Path(name), device)
+    return _classifier(name, device)
+
+
+def is_reward_stage(folder: Path) -> bool:
+    """Whether a folder is that of a finished reward stage."""
+    from reward.parts import CONFIG_NAME
+
+    return (folder / "manifest.json").is_file() and any(folder.glob(f"*/{CONFIG_NAME}"))
+
+
+def load_stage(folder: Path, device: str) -> RewardModel:
+    """The reward model of a stage, with a base of its own, in units of its scores' spread."""
+    from reward.load import load_reward
+
+    return load_reward(folder, normalised=True, device=device)
+
+
+def _function(name: str) -> RewardFunction:
+    """Import a function; modules in the working directory are found too.
+
+    Raises:
+        UserError: The module or the function is not there.
+    """
+    module, _, attribute = name.partition(":")
+    sys.path.append(os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(str(error), where=f"ppo.gold {name!r}", allowed=ALLOWED) from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not callable(found):
+        raise UserError("not a function", where=f"ppo.gold {name!r}", allowed=ALLOWED)
+    function: RewardFunction = found
+    return function
+
+
+def _classifier(name: str, device: str) -> RewardFunction:
+    """A classifier with one label.
+
+    Raises:
+        UserError: transformers finds none under that name, or it has several labels.
+    """
+    import torch
+
+    from align.ppo.classifier import as_reward
+
+    try:
+        reward: RewardFunction = as_reward(name, None, torch.device(device))
+    except (OSError, ValueError) as error:
+        what = str(error).strip().split("\n")[0]
+        raise UserError(what, where=f"ppo.gold {name!r}", allowed=ALLOWED) from error
+    return reward
