@@ -24,6 +24,7 @@ from align.config.evaluation import (
     ReportConfig,
     TaskConfig,
 )
+from align.config.rewards import FunctionConfig, RewardTermConfig, ScaleConfig
 from align.config.run import RunConfig
 from align.config.training import (
     ArchitectureConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "ArchitectureConfig",
     "DataConfig",
     "EvalsConfig",
+    "FunctionConfig",
     "GateRule",
     "LoraConfig",
     "ModelConfig",
@@ -49,8 +51,10 @@ __all__ = [
     "Rate",
     "ReportConfig",
     "RewardConfig",
+    "RewardTermConfig",
     "RunConfig",
     "SFTConfig",
+    "ScaleConfig",
     "Section",
     "Share",
     "SourceConfig",
