@@ -198,7 +198,7 @@ def _check_arguments(config: RunConfig, first: Stage) -> None:
         section = getattr(config, stage.name)
         if stage.check is not None and section is not None and section.trainer:
             stage.check(config)
-    if config.ppo is not None and getattr(config, first.name) is not config.evals:
+    if config.ppo is not None and first.name != "evals":
         from reward.combine import check_rewards
 
         check_rewards(config.ppo.rewards)

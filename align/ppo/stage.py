@@ -62,7 +62,7 @@ def check_ppo(section: PPOStageConfig) -> None:
     check_trainer_arguments("ppo.trainer", section.trainer, PPOConfig, OWNED)
 
 
-def _check_best(section: PPOStageConfig, parts: PPOParts) -> None:
+def check_best(section: PPOStageConfig, parts: PPOParts) -> None:
     """Refuse to choose the best policy by scores whose scale moves.
 
     Raises:
@@ -97,7 +97,7 @@ def train_ppo(config: RunConfig, job: StageJob, parts: PPOParts) -> StageResult:
     section = config.ppo
     assert section is not None
     check_ppo(section)
-    _check_best(section, parts)
+    check_best(section, parts)
     train, held, records = load_prompts(config, job)
     texts = None
     if section.ptx is not None:

@@ -93,3 +93,16 @@ def test_without_gold_or_history_there_is_nothing_to_say() -> None:
     assert divergence([]) is None
     assert divergence([BEFORE]) is None
     assert divergence([Evaluated([0.0, 0.1], []), Evaluated([9.0, 9.1], [])]) is None
+
+
+def test_responses_without_a_score_are_left_out_of_the_comparison() -> None:
+    # Over the first three prompts, scored both times, the score rises by 1 and gold falls by 1; the
+    # fourth would turn both. What was best is judged by the mean of what there is.
+    before = Evaluated([0.0, 1.0, 2.0, 90.0], [5.0, 6.0, 7.0, None])
+    after = Evaluated([1.0, 2.0, 3.0, None], [4.0, 5.0, 6.0, 90.0])
+    worse = Evaluated([0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0])
+    assert divergence([worse, before, after]) == (
+        "the score rose by 1 while the gold reward fell by 1"
+    )
+    silent = Evaluated([None, None, None, 1.0], [5.0, 6.0, 7.0, 8.0])
+    assert divergence([before, silent]) is None
