@@ -59,12 +59,30 @@ def _relative(place: str, folder: Path) -> str:
 def _data_inputs(config: RunConfig, stage: Stage) -> dict[str, dict[str, str]]:
     """Path and hash of every data file and task definition a stage reads."""
     inputs = _definition_inputs(config) if stage.name == "evals" else {}
+    if stage.name == "ppo":
+        inputs |= _reward_inputs(config)
     for key, (source, _) in sources(config, stage.name).items():
         if source.path is not None:
             path = Path(config.data.root or ".") / source.path
             if path.exists():  # otherwise reading it says what is missing
                 inputs[key] = {"path": source.path, "hash": path_hash(path)}
     return inputs
+
+
+def _reward_inputs(config: RunConfig) -> dict[str, dict[str, str]]:
+    """Path and hash of the user's own reward functions, and of files and folders in options."""
+    found: dict[str, Path] = {}
+    for place, term in enumerate(config.ppo.rewards if config.ppo else ()):
+        for depth, entry in enumerate(term.nested()):
+            key = f"ppo.rewards.{place}" + ".of" * depth
+            module, colon, _ = entry.function.partition(":")
+            if colon:  # one that cannot be found is told when it is imported
+                file = Path(*module.split("."))
+                file = file if file.is_dir() else file.with_suffix(".py")
+                if file.exists():
+                    found[key] = file
+            found |= {f"{key}.{name}": path for name, path in entry.paths().items()}
+    return {key: {"path": str(path), "hash": path_hash(path)} for key, path in found.items()}
 
 
 def _definition_inputs(config: RunConfig) -> dict[str, dict[str, str]]:

@@ -190,7 +190,7 @@ def _join_evaluation(config: RunConfig, run: Path, context: _Context) -> None:
 
 
 def _check_arguments(config: RunConfig, first: Stage) -> None:
-    """Check further trainer arguments from the first stage to run on, and the tasks' templates.
+    """Check further trainer arguments from the first stage to run on, rewards, and tasks.
 
     Only a section that gives such arguments makes this load a trainer's library.
     """
@@ -198,6 +198,10 @@ def _check_arguments(config: RunConfig, first: Stage) -> None:
         section = getattr(config, stage.name)
         if stage.check is not None and section is not None and section.trainer:
             stage.check(config)
+    if config.ppo is not None and first.name != "evals":
+        from reward.combine import check_rewards
+
+        check_rewards(config.ppo.rewards)
     if config.evals is not None:
         from evals.tasks import build_task
 

@@ -85,7 +85,9 @@ def config_schema() -> dict[str, Any]:
 
 def uses_network(config: RunConfig) -> bool:
     """Whether the run names anything on the hub."""
-    names = (config.model.base, *config.model.adapters) if config.model else ()
+    names = [config.model.base, *config.model.adapters] if config.model else []
+    functions = [f for term in (config.ppo.rewards if config.ppo else ()) for f in term.nested()]
+    names += [str(f.options["model"]) for f in functions if "model" in f.options]
     return any(not Path(name).exists() for name in names) or _names_hub(config.model_dump())
 
 
@@ -114,15 +116,23 @@ def check_trainer_arguments(
             raise UserError("is set by the stage itself", where=where, remedy="remove it")
         if name not in names:
             raise UserError("unknown argument", where=where, allowed=nearest(name, names))
-        try:
-            adapter = TypeAdapter(hints[name], config={"arbitrary_types_allowed": True})
-            adapter.validate_json(json.dumps(value), strict=True)
-        except PydanticSchemaGenerationError:
-            continue  # a type only the trainer itself can check
-        except ValidationError as error:
-            hint = hints[name]
-            allowed = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            raise UserError(describe(value), where=where, allowed=allowed) from error
+        check_value(where, value, hints[name])
+
+
+def check_value(where: str, value: Any, hint: Any) -> None:
+    """Check a value of the configuration against a type, strictly.
+
+    Raises:
+        UserError: It has another type.
+    """
+    try:
+        adapter = TypeAdapter(hint, config={"arbitrary_types_allowed": True})
+        adapter.validate_json(json.dumps(value), strict=True)
+    except PydanticSchemaGenerationError:
+        return  # a type that only its reader can check
+    except ValidationError as error:
+        allowed = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise UserError(describe(value), where=where, allowed=allowed) from error
 
 
 def _names_hub(node: Any) -> bool:
@@ -235,9 +245,13 @@ def _locate(config: RunConfig, path: Path) -> RunConfig:
         base = _find_model(config.model.base, path, "model.base")
         found = tuple(_find_model(a, path, "model.adapters") for a in config.model.adapters)
         update["model"] = config.model.model_copy(update={"base": base, "adapters": found})
-    if config.ppo is not None and config.ppo.gold is not None and ":" not in config.ppo.gold:
-        gold = _find_model(config.ppo.gold, path, "ppo.gold")
-        update["ppo"] = config.ppo.model_copy(update={"gold": gold})
+    if config.ppo is not None:
+        own: dict[str, Any] = {
+            "rewards": tuple(term.located(path.parent) for term in config.ppo.rewards)
+        }
+        if config.ppo.gold is not None and ":" not in config.ppo.gold:
+            own["gold"] = _find_model(config.ppo.gold, path, "ppo.gold")
+        update["ppo"] = config.ppo.model_copy(update=own)
     if config.evals is not None:
         tasks = {k: _find_definition(task, path, k) for k, task in config.evals.tasks.items()}
         update["evals"] = config.evals.model_copy(update={"tasks": tasks})

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.artifacts import StageJob, StageResult
 from align.config import RewardConfig, RunConfig, SourceConfig
 from align.data.sources import DataContext
 from align.references import ModelReference, resolve_reference
+
+if TYPE_CHECKING:
+    from reward.model import RewardModel
 
 DATA_CODE = (
     "align.data",
@@ -114,58 +117,45 @@ def run_ppo(config: RunConfig, job: StageJob) -> StageResult:
     from align.models import load_model, pick_device
     from align.ppo.stage import PPOParts, train_ppo
     from align.shared import SharedBase
-    from reward.load import load_reward, reward_on
+    from reward.combine import build_terms
+    from reward.gold import gold_function
 
-    folder = Path(job.inputs["reward"].base)
     loaded = load_model(job.inputs["policy"], device=pick_device(config.device))
     shared = SharedBase(loaded.model)
     assert config.ppo is not None
-    # a base that trains would change under the reward model's adapter
-    lora = (folder / "adapter").is_dir() and config.ppo.lora is not None
-    reward = (
-        reward_on(shared, folder, loaded.tokenizer, normalised=True)
-        if lora
-        else load_reward(folder, normalised=True)
-    )
+    reward, adapter = None, None
+    if config.ppo.uses_reward_model:
+        reward, adapter = _load_reward(config, job, shared, loaded.tokenizer)
     parts = PPOParts(
         shared=shared,
         tokenizer=loaded.tokenizer,
-        reward_funcs=[reward],
+        terms=build_terms(config.ppo.rewards, reward),
         gold=gold_function(config, job),
-        critic_adapter=folder / "adapter" if lora else None,
+        critic_adapter=adapter,
     )
     return train_ppo(config, job, parts)
+
+
+def _load_reward(
+    config: RunConfig, job: StageJob, shared: Any, tokenizer: Any
+) -> tuple[RewardModel, Path | None]:
+    """The run's reward model, normalised, and the folder of its adapter if it is on the base."""
+    from reward.load import load_reward, reward_on
+
+    folder = Path(job.inputs["reward"].base)
+    assert config.ppo is not None
+    # a base that trains would change under the reward model's adapter
+    if not (folder / "adapter").is_dir() or config.ppo.lora is None:
+        return load_reward(folder, normalised=True), None
+    return reward_on(shared, folder, tokenizer, normalised=True), folder / "adapter"
 
 
 def run_evals(config: RunConfig, job: StageJob) -> StageResult:
     """Stage 5: every model on the same items."""
     from evals.run import run_evals as evaluate
+    from reward.gold import gold_function
 
     return evaluate(config, job, gold_function(config, job))
-
-
-def gold_function(config: RunConfig, job: StageJob) -> Callable[..., list[float]] | None:
-    """The gold reward: what `ppo.gold` names, else the world's rule where prompts are its own."""
-    if config.ppo is not None and config.ppo.gold is not None:
-        from align.models import pick_device
-        from reward.gold import load_gold
-
-        return load_gold(config.ppo.gold, pick_device(config.device))
-    world: Any = job.data.world
-    if world is None or config.ppo is None or config.ppo.data.world is None:
-        return None
-
-    from align.data.encoding import response_text
-
-    def gold(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float]:
-        rows = [
-            {"prompt": prompt} | {name: values[i] for name, values in columns.items()}
-            for i, prompt in enumerate(prompts)
-        ]
-        pairs = zip(rows, completions, strict=True)
-        return [world.gold_score(row, response_text(completion)) for row, completion in pairs]
-
-    return gold
 
 
 STAGES = (
@@ -197,7 +187,7 @@ STAGES = (
         "ppo",
         "4-ppo",
         run_ppo,
-        (*DATA_CODE, *SHARED_CODE, "align.ppo", "align.generation", "reward"),
+        (*DATA_CODE, *SHARED_CODE, "align.ppo", "align.generation", "reward", "evals.answers"),
         {"policy": "sft", "reward": "reward"},
         check=check_ppo,
     ),

@@ -24,7 +24,7 @@ from evals.tasks.asking import require_items, require_scored
 if TYPE_CHECKING:
     from evals.engine import Engine
 
-ScoreFunction = Callable[..., list[float]]
+ScoreFunction = Callable[..., Sequence[float | None]]
 """(prompts, completions, **columns) -> one score a response."""
 NAME = "prompts"
 

@@ -6,14 +6,15 @@ a function. Nothing here is trained on: a gold reward that PPO can see is a prox
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from align.artifacts import StageJob
+from align.config import RunConfig
+from align.data.encoding import response_text
 from align.errors import UserError
+from reward.combine import import_function
 from reward.functions import RewardFunction
 
 if TYPE_CHECKING:
@@ -21,6 +22,27 @@ if TYPE_CHECKING:
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ALLOWED = "a reward stage's folder, a classifier's folder or hub id, or package.module:function"
+
+
+def gold_function(config: RunConfig, job: StageJob) -> RewardFunction | None:
+    """The gold reward: what `ppo.gold` names, else the world's rule where prompts are its own."""
+    if config.ppo is not None and config.ppo.gold is not None:
+        from align.models import pick_device
+
+        return load_gold(config.ppo.gold, pick_device(config.device))
+    world: Any = job.data.world
+    if world is None or config.ppo is None or config.ppo.data.world is None:
+        return None
+
+    def gold(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float]:
+        rows = [
+            {"prompt": prompt} | {name: values[i] for name, values in columns.items()}
+            for i, prompt in enumerate(prompts)
+        ]
+        pairs = zip(rows, completions, strict=True)
+        return [world.gold_score(row, response_text(completion)) for row, completion in pairs]
+
+    return gold
 
 
 def load_gold(name: str, device: str) -> RewardFunction:
@@ -34,7 +56,7 @@ def load_gold(name: str, device: str) -> RewardFunction:
         UserError: There is no such function or model, or the classifier has several labels.
     """
     if _FUNCTION.fullmatch(name):
-        return _function(name)
+        return import_function(name, "ppo.gold")
     if is_reward_stage(Path(name)):
         return load_stage(Path(name), device)
     return _classifier(name, device)
@@ -52,26 +74,6 @@ def load_stage(folder: Path, device: str) -> RewardModel:
     from reward.load import load_reward
 
     return load_reward(folder, normalised=True, device=device)
-
-
-def _function(name: str) -> RewardFunction:
-    """Import a function; modules in the working directory are found too.
-
-    Raises:
-        UserError: The module or the function is not there.
-    """
-    module, _, attribute = name.partition(":")
-    sys.path.append(os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(str(error), where=f"ppo.gold {name!r}", allowed=ALLOWED) from error
-    finally:
-        sys.path.remove(os.getcwd())
-    if not callable(found):
-        raise UserError("not a function", where=f"ppo.gold {name!r}", allowed=ALLOWED)
-    function: RewardFunction = found
-    return function
 
 
 def _classifier(name: str, device: str) -> RewardFunction:

@@ -25,6 +25,7 @@ from align.config.evaluation import (
     TaskConfig,
 )
 from align.config.reward import EnsembleConfig, ReferenceConfig, SwapConfig
+from align.config.rewards import FunctionConfig, RewardTermConfig, ScaleConfig
 from align.config.run import RunConfig
 from align.config.training import (
     ArchitectureConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "DataConfig",
     "EnsembleConfig",
     "EvalsConfig",
+    "FunctionConfig",
     "GateRule",
     "LoraConfig",
     "ModelConfig",
@@ -52,8 +54,10 @@ __all__ = [
     "ReferenceConfig",
     "ReportConfig",
     "RewardConfig",
+    "RewardTermConfig",
     "RunConfig",
     "SFTConfig",
+    "ScaleConfig",
     "Section",
     "Share",
     "SourceConfig",

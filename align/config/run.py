@@ -46,7 +46,7 @@ class RunConfig(Section):
     reward: RewardConfig | None = None
     """Stage 3."""
     ppo: PPOStageConfig | None = None
-    """Stage 4; needs `reward`."""
+    """Stage 4; needs `reward`, unless its `rewards` do without."""
     evals: EvalsConfig | None = None
     """Stage 5."""
     report: ReportConfig = ReportConfig()
@@ -56,8 +56,8 @@ class RunConfig(Section):
     def _stages_fit(self) -> Self:
         if (self.model is None) == (self.pretrain is None):
             raise ValueError("give exactly one of `model` (load) and `pretrain` (from scratch)")
-        if self.ppo is not None and self.reward is None:
-            raise ValueError("`ppo` needs a `reward` section")
+        if self.ppo is not None and self.ppo.uses_reward_model and self.reward is None:
+            raise ValueError("`ppo` needs a `reward` section, or `ppo.rewards` without it")
         if self.world is not None and not _uses_world(self.model_dump()):
             raise ValueError("`world` is never read: no source names a world set")
         return self

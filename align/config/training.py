@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from align.config.base import Positive, Rate, Section, Share
 from align.config.data import SourceConfig
 from align.config.reward import EnsembleConfig, ReferenceConfig, SwapConfig
+from align.config.rewards import REWARD_MODEL, RewardTermConfig
 
 
 class LoraConfig(Section):
@@ -151,12 +152,14 @@ class PTXConfig(Section):
 
 
 class PPOStageConfig(Section):
-    """PPO against the reward model, on one shared base."""
+    """PPO against the reward model or other rewards, on one shared base."""
 
     data: SourceConfig
     """Prompts to sample from."""
     eval_data: SourceConfig | None = None
     """Held-out prompts; default: a seeded share of `data`."""
+    rewards: tuple[RewardTermConfig, ...] = (RewardTermConfig(function=REWARD_MODEL),)
+    """What is added up to the score (docs/rewards.md); default: the run's reward model alone."""
     episodes: Positive = 1024
     """Responses sampled in all."""
     batch_size: Positive = 64
@@ -211,6 +214,17 @@ class PPOStageConfig(Section):
     (see docs/rewards.md); null: never."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `align.ppo.PPOConfig`, checked against it."""
+
+    @property
+    def uses_reward_model(self) -> bool:
+        """Whether the run's reward model is among the rewards."""
+        return any(f.function == REWARD_MODEL for term in self.rewards for f in term.nested())
+
+    @model_validator(mode="after")
+    def _some_reward_counts(self) -> Self:
+        if not any(term.weight for term in self.rewards):
+            raise ValueError("rewards: none has a weight other than 0")
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

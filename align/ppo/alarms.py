@@ -20,10 +20,13 @@ Z = 1.96
 
 
 class Evaluated(NamedTuple):
-    """Scores and gold rewards of the same held-out prompts at one time, one number a prompt."""
+    """Scores and gold rewards of the same held-out prompts at one time, one a prompt.
 
-    scores: list[float]
-    gold: list[float]
+    None where nothing was said of a response; `gold` is empty without a gold reward.
+    """
+
+    scores: list[float | None]
+    gold: list[float | None]
     kl: float = 0.0
     """To the reference, nats a response."""
     update: int = 0
@@ -69,7 +72,7 @@ def divergence(history: Sequence[Evaluated]) -> str | None:
     if len(history) < 2 or not history[-1].gold:
         return None
     now = history[-1]
-    best = max(history[:-1], key=lambda evaluated: sum(evaluated.gold))
+    best = max(history[:-1], key=lambda evaluated: _mean(evaluated.gold))
     (score, score_half), (gold, gold_half) = (
         _change(before, after)
         for before, after in ((best.scores, now.scores), (best.gold, now.gold))
@@ -88,7 +91,7 @@ def fallen(history: Sequence[Evaluated]) -> int:
     for end in range(len(history) - 1, 0, -1):
         if not history[end].gold:
             break
-        best = max(history[:end], key=lambda evaluated: sum(evaluated.gold))
+        best = max(history[:end], key=lambda evaluated: _mean(evaluated.gold))
         change, half = _change(best.gold, history[end].gold)
         if change + half >= 0:
             break
@@ -96,10 +99,19 @@ def fallen(history: Sequence[Evaluated]) -> int:
     return count
 
 
-def _change(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """Mean paired change and half the width of its interval."""
-    changes = [b - a for a, b in zip(before, after, strict=True)]
+def _mean(scores: Sequence[float | None]) -> float:
+    """Mean of the scores there are; at least one is."""
+    there = [score for score in scores if score is not None]
+    return sum(there) / len(there)
+
+
+def _change(before: Sequence[float | None], after: Sequence[float | None]) -> tuple[float, float]:
+    """Mean paired change, over prompts scored both times, and half the width of its interval."""
+    pairs = zip(before, after, strict=True)
+    changes = [b - a for a, b in pairs if a is not None and b is not None]
     n = len(changes)
+    if n == 0:
+        return 0.0, math.inf
     mean = sum(changes) / n
     variance = sum((c - mean) ** 2 for c in changes) / max(n - 1, 1)
     return mean, Z * math.sqrt(variance / n)

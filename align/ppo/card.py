@@ -9,7 +9,7 @@ from typing import Any
 
 from align.files import write_text_atomic
 from align.ppo.config import PPOConfig
-from align.ppo.scoring import RewardFunction, name_of
+from align.ppo.terms import RewardTerm
 from align.shared import SharedBase
 
 SHOWN = {
@@ -23,7 +23,7 @@ SHOWN = {
 def write_card(
     folder: Path,
     args: PPOConfig,
-    functions: Sequence[RewardFunction],
+    terms: Sequence[RewardTerm],
     shared: SharedBase,
     history: Sequence[dict[str, Any]],
 ) -> None:
@@ -40,7 +40,7 @@ def write_card(
         "",
         f"# {'LoRA adapter' if adapter else 'Model'} trained with PPO",
         "",
-        f"Trained by `align.ppo.PPOTrainer` against {', '.join(map(name_of, functions))}, "
+        f"Trained by `align.ppo.PPOTrainer` against {', '.join(term.name for term in terms)}, "
         f"starting from {base}. Source of the method: arXiv 1707.06347 and 1909.08593.",
         "",
         f"* {len(updates)} updates of {args.local_rollout_size * args.world_size} responses, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import (
 
 from align.data.encoding import pair_text, render_prompt, response_text
 from align.errors import UserError
-from align.ppo.scoring import RewardFunction
+from align.ppo.terms import RewardFunction, RewardTerm
 
 REWARD_CONFIG = "reward_config.json"
 """File of a reward model of ours."""
@@ -80,13 +80,15 @@ def as_reward(given: Any, tokenizer: PreTrainedTokenizerBase | None, device: tor
     """A reward function from a function, a classifier, or the id or folder of one.
 
     Args:
-        given: A callable is returned as it is.
+        given: A callable is returned as it is; in a `RewardTerm` its function is replaced.
         tokenizer: The classifier's; default: the one beside it.
         device: Where a classifier computes.
 
     Raises:
         UserError: The model has not exactly one label, or no pad token for batches.
     """
+    if isinstance(given, RewardTerm):
+        return replace(given, function=as_reward(given.function, tokenizer, device))
     if callable(given) and not isinstance(given, PreTrainedModel):
         return given
     model = given
@@ -114,7 +116,7 @@ def as_reward(given: Any, tokenizer: PreTrainedTokenizerBase | None, device: tor
 
 def reward_functions(
     given: Any, tokenizers: Any, weights: list[float] | None, device: torch.device
-) -> list[RewardFunction]:
+) -> list[RewardFunction | RewardTerm]:
     """Reward functions from one or several functions, classifiers, ids or folders.
 
     Args:

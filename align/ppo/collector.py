@@ -6,15 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from align.errors import UserError
 from align.ppo.actor import Actor
 from align.ppo.alarms import Evaluated
 from align.ppo.config import PPOConfig
 from align.ppo.experience import collect
 from align.ppo.memory import Memory
 from align.ppo.processes import Processes
-from align.ppo.prompts import EVALUATE, SAMPLE, PromptSet, scheduled_indices, stream
+from align.ppo.prompts import (
+    EVALUATE,
+    SAMPLE,
+    PromptBatch,
+    PromptSet,
+    scheduled_indices,
+    stream,
+)
 from align.ppo.rollout import Rollout
-from align.ppo.scoring import RewardFunction, sample_rows, score_responses
+from align.ppo.scoring import Scores, ask, said, sample_rows, score_responses, spread_of
+from align.ppo.terms import RewardFunction, RewardTerm, combine, measure
 from align.ppo.watch import Watch, part_means, response_metrics, spread_means
 
 
@@ -40,7 +49,7 @@ class Collector:
 
     Attributes:
         actor: Responds and measures.
-        functions: Reward functions, which are trained on.
+        terms: Reward functions with their weights, which are trained on.
         gold: A reward that is only watched.
         args: PPO's arguments.
         memory: KL coefficient and scale of scores; both learn from what is collected.
@@ -48,7 +57,7 @@ class Collector:
     """
 
     actor: Actor
-    functions: Sequence[RewardFunction]
+    terms: Sequence[RewardTerm]
     gold: RewardFunction | None
     args: PPOConfig
     memory: Memory
@@ -74,15 +83,18 @@ class Collector:
             watch.count(phase, tokens * times)
         texts = self.actor.texts(responses)
         with watch.phase("score"):
-            scores = score_responses(self.functions, batch, texts, args.reward_weights)
+            scores = self._score(batch, texts)
         with watch.phase("measure"):
             last = args.truncation == "bootstrap"
             measured = self.actor.measure(batch, responses, last_value=last)
         scaled = memory.scale(scores.total.to(measured.mask.device), together.sum)
         rollout, metrics = collect(measured, scores.total, beta, args, together.sum, scaled)
-        if len(self.functions) > 1:
+        if self._apart:
             metrics |= part_means(scores.parts, measured.mask.device, together.sum)
         metrics |= spread_means(scores.spread, measured.mask.device, together.sum)
+        silent = int(together.sum(scores.total.isnan().sum()))
+        if silent:
+            metrics["score/unscored"] = silent / size
         memory.kl.update(metrics["kl/k1"], size)
         seen = {"update": update + 1, "episode": (update + 1) * size, "kl/beta": beta}
         samples = sample_rows(batch, texts, scores.total, update)
@@ -98,16 +110,38 @@ class Collector:
         batch = prompts.batch(range(len(prompts)))
         responses = self.actor.respond(batch, stream(self.args.seed, EVALUATE))
         texts = self.actor.texts(responses)
-        scores = score_responses(self.functions, batch, texts, self.args.reward_weights).total
+        scores = score_responses(self.terms, batch, texts, scales=self.memory.terms)
         metrics = {
-            "score": float(scores.mean()),
+            "score": float(scores.total.nanmean()),
             **response_metrics(self.actor.measure(batch, responses)),
             "n": len(batch),
         }
-        gold: list[float] = []
+        gold: list[float | None] = []
         if self.gold is not None:
-            gold = score_responses([self.gold], batch, texts).total.tolist()
-            metrics["gold"] = sum(gold) / len(gold)
-        samples = sample_rows(batch, texts, scores, update)
-        found = Evaluated(scores.tolist(), gold, metrics["kl"], update)
+            golden = score_responses([self.gold], batch, texts).total
+            gold = said(golden)
+            metrics["gold"] = float(golden.nanmean())
+        if self._apart:
+            metrics |= part_means(scores.parts, scores.total.device)
+        samples = sample_rows(batch, texts, scores.total, update)
+        found = Evaluated(said(scores.total), gold, metrics["kl"], update)
         return Evaluation(metrics, found, samples)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the functions' own scores tell more than their sum."""
+        return len(self.terms) > 1 or not self.terms[0].plain
+
+    def _score(self, batch: PromptBatch, texts: Sequence[str]) -> Scores:
+        """Scores of this process's responses; scales that learn have seen them.
+
+        Raises:
+            UserError: No process has a response that was scored.
+        """
+        scales, together = self.memory.terms, self.processes.sum
+        parts = {term.name: ask(term, batch, texts) for term in self.terms}
+        measure(parts, scales, together)
+        total = combine(parts, self.terms, scales)
+        if not together((~total.isnan()).sum()):
+            raise UserError(f"no reward function scored any response, such as {texts[0]!r}")
+        return Scores(total, parts, spread_of(self.terms))

@@ -54,7 +54,7 @@ def collect(
 
     Args:
         measured: Rollout with log-probabilities, and values (B, T + 1) of every state.
-        scores: (B,) raw scores.
+        scores: (B,) raw scores; NaN leaves a response out of training.
         beta: Weight of the KL penalty.
         shaping: Clipping, truncation rule, discount and lambda.
         reduce: Sums a tensor over all processes.
@@ -64,7 +64,9 @@ def collect(
         The rollout with values (B, T), and its metrics. Returns are computed before whitening.
     """
     scores = scores.to(measured.mask.device)
-    used = scores if scaled is None else scaled.to(scores)
+    used = (scores if scaled is None else scaled.to(scores)).nan_to_num(0.0)
+    # a response without a score teaches nothing: none of its tokens counts
+    measured = replace(measured, mask=measured.mask & ~scores.isnan()[:, None])
     rewards = _rewards(measured, used, beta, shaping, reduce)
     values = measured.values[:, :-1]
     advantages, returns = gae(rewards, values, measured.mask, shaping.gamma, shaping.lam)

@@ -64,7 +64,7 @@ class Learner:
         order = torch.randperm(len(rollout), generator=stream(args.seed, *place))
         index = order.to(rollout.mask.device).split(micro * accumulation)[position // accumulation]
         batch = rollout.rows(index)
-        tokens = self.processes.sum(batch.mask.sum())
+        tokens = self.processes.sum(batch.mask.sum()).clamp_min(1)
         return batch.rows(batch.by_length(micro)[position % accumulation]), tokens
 
     def backward(self, part: Rollout, tokens: Tensor, update: int, watch: Watch) -> Tensor:

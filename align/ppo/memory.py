@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from align.ppo.alarms import Evaluated, divergence
 from align.ppo.config import PPOConfig
 from align.ppo.rewards import AdaptiveKL
 from align.ppo.scale import ScoreScale
+from align.ppo.terms import RewardTerm
 
 STATE = "ppo_state.json"
 """Its file in a checkpoint."""
@@ -27,18 +29,21 @@ class Memory:
         scale: Zero and unit of the scores.
         evaluated: What the held-out prompts got, evaluation by evaluation.
         alarms: The first complaint of each kind, with its update.
+        terms: Zero and unit of what each reward function says, by its name.
     """
 
     kl: AdaptiveKL
     scale: ScoreScale
     evaluated: list[Evaluated] = field(default_factory=list)
     alarms: dict[str, str] = field(default_factory=dict)
+    terms: dict[str, ScoreScale] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, args: PPOConfig) -> Memory:
+    def start(cls, args: PPOConfig, terms: Sequence[RewardTerm] = ()) -> Memory:
         """Before the first update."""
         kl = AdaptiveKL(args.kl_coef, args.kl_target, args.kl_horizon)
-        return cls(kl, ScoreScale(args.score_normalisation))
+        scales = {term.name: term.scale() for term in terms}
+        return cls(kl, ScoreScale(args.score_normalisation), terms=scales)
 
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint."""
@@ -48,6 +53,7 @@ class Memory:
             "scale": self.scale.state(),
             "evaluated": self.evaluated,
             "alarms": self.alarms,
+            "terms": {name: scale.state() for name, scale in self.terms.items()},
         }
         write_json_atomic(folder / STATE, state)
 
@@ -58,6 +64,7 @@ class Memory:
         self.scale = ScoreScale(**state["scale"])
         self.evaluated = [Evaluated(*entry) for entry in state["evaluated"]]
         self.alarms = state["alarms"]
+        self.terms = {name: ScoreScale(**kept) for name, kept in state["terms"].items()}
 
     def judge(self, evaluated: Evaluated) -> dict[str, str]:
         """Compare an evaluation with those before; returns the complaint about it, if any."""

@@ -14,10 +14,11 @@ from align.callbacks import StageCallback, last_complete_checkpoint
 from align.config import PPOStageConfig, RunConfig
 from align.data.sources import load_rows
 from align.data.splits import split_holdout
+from align.errors import UserError
 from align.part_files import save_part
 from align.ppo.config import PPOConfig
-from align.ppo.scoring import RewardFunction
 from align.ppo.stopping import GoldStop
+from align.ppo.terms import RewardFunction, RewardTerm, name_of, signature_of
 from align.ppo.trainer import PPOTrainer
 from align.references import relative_model
 from align.settings import check_trainer_arguments
@@ -50,7 +51,7 @@ class PPOParts:
 
     shared: SharedBase
     tokenizer: PreTrainedTokenizerBase
-    reward_funcs: list[RewardFunction]
+    terms: list[RewardTerm]
     gold: RewardFunction | None
     critic_adapter: Path | None
 
@@ -62,6 +63,25 @@ def check_ppo(section: PPOStageConfig) -> None:
         UserError: for the first that does not fit `PPOConfig`.
     """
     check_trainer_arguments("ppo.trainer", section.trainer, PPOConfig, OWNED)
+
+
+def check_best(section: PPOStageConfig, parts: PPOParts) -> None:
+    """Refuse to choose the best policy by scores whose scale moves.
+
+    Raises:
+        UserError: A term's scale is running, and there is no gold reward.
+    """
+    moving = [
+        term.name or name_of(term.function)
+        for term in parts.terms
+        if term.weight and term.normalise == "running"
+    ]
+    if section.keep == "best" and parts.gold is None and moving:
+        raise UserError(
+            f"scores of different updates cannot be compared: {moving[0]} is normalised by running",
+            where="ppo.keep",
+            allowed="normalise: reference or constants, or keep: last",
+        )
 
 
 def load_prompts(config: RunConfig, job: StageJob) -> tuple[list[Any], list[Any], list[Any]]:
@@ -80,6 +100,7 @@ def train_ppo(config: RunConfig, job: StageJob, parts: PPOParts) -> StageResult:
     section = config.ppo
     assert section is not None
     check_ppo(section)
+    check_best(section, parts)
     train, held, records = load_prompts(config, job)
     texts = None
     if section.ptx is not None:
@@ -89,7 +110,7 @@ def train_ppo(config: RunConfig, job: StageJob, parts: PPOParts) -> StageResult:
     resume = last_complete_checkpoint(checkpoints)
     trainer = PPOTrainer(
         model=parts.shared,
-        reward_funcs=parts.reward_funcs,
+        reward_funcs=parts.terms,
         args=ppo_arguments(config, checkpoints, parts.critic_adapter, gold=parts.gold is not None),
         train_dataset=train,
         eval_dataset=held,
@@ -195,7 +216,13 @@ def _finish(
     if evaluated:
         write_rows_atomic(folder / EVALUATIONS, [entry._asdict() for entry in evaluated])
     write_rows_atomic(folder / "samples.jsonl", trainer.samples)
-    found = {"kl_budget": config.ppo.kl_budget, "eval": metrics, "warnings": trainer.memory.alarms}
+    found = {
+        "kl_budget": config.ppo.kl_budget,
+        "eval": metrics,
+        "warnings": trainer.memory.alarms,
+        "rewards": [signature_of(term) for term in trainer.terms],
+        "scales": {name: scale.state() for name, scale in trainer.memory.terms.items()},
+    }
     write_json_atomic(folder / "ppo.json", found)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return StageResult(

@@ -43,7 +43,7 @@ from align.ppo.passes import Passes
 from align.ppo.pretraining import text_set
 from align.ppo.prompts import PromptSet
 from align.ppo.rollout import Rollout
-from align.ppo.scoring import RewardFunction
+from align.ppo.terms import RewardFunction, as_terms
 from align.ppo.watch import Watch, check_finite
 from align.shared import SharedBase
 
@@ -54,8 +54,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     Args:
         model: A causal LM, its id or folder, or a `SharedBase`, which may hold a reward model.
         reward_funcs: One or more of: a callable `(prompts, completions, **columns) -> list[float]`,
-            a sequence classifier with one label, or the id or folder of one. Scores are added with
-            `reward_weights`.
+            a sequence classifier with one label, the id or folder of one, or a `RewardTerm`.
         args: Hyper-parameters.
         train_dataset: Rows with `prompt` (text or messages); other columns reach the functions.
         eval_dataset: Held-out rows of the same form.
@@ -115,9 +114,9 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.reward_funcs = reward_functions(
             reward_funcs, reward_processing_classes, args.reward_weights, args.device
         )
+        self.terms = as_terms(self.reward_funcs, args.reward_weights)
         self.prompts = self._prompt_set(train_dataset)
-        texts = text_set(ptx_dataset, processing_class, args)
-        self.memory = Memory.start(args)
+        self.memory = Memory.start(args, self.terms)
         self.rollout: Rollout | None = None
         self.samples: list[dict[str, Any]] = []
         self.watch = Watch()
@@ -132,10 +131,11 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         # the callback that ends an update must log before those of the caller read the log
         self.callback_handler.callbacks.sort(key=lambda c: not isinstance(c, _UpdateEnd))
         passes = Passes(shared, args.temperature, self.accelerator.autocast)
+        texts = text_set(ptx_dataset, processing_class, args)
         self.learner = Learner(passes, args, self.accelerator, texts)
         self.collector = Collector(
             make_actor(passes, processing_class, sampling, args, self.learner.processes.anyone),
-            self.reward_funcs,
+            self.terms,
             gold_func,
             args,
             self.memory,
@@ -193,7 +193,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             self._write_card(Path(str(self.args.output_dir)))
 
     def _write_card(self, folder: Path) -> None:
-        write_card(folder, self.args, self.reward_funcs, self.shared, self.state.log_history)
+        write_card(folder, self.args, self.terms, self.shared, self.state.log_history)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save transformers' checkpoint and, beside it, what only PPO knows."""

@@ -142,8 +142,8 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, reduce: Reduce = local) -
     """
     mask = rollout.mask
     measured = response_metrics(rollout, reduce)
-    everyone = torch.ones_like(rollout.scores, dtype=torch.bool)
-    score, variance = masked_moments(rollout.scores, everyone, reduce)
+    scored = ~rollout.scores.isnan()
+    score, variance = masked_moments(rollout.scores, scored, reduce)
     return {
         "score/mean": float(score),
         "score/std": float(variance.sqrt()),
@@ -156,7 +156,7 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, reduce: Reduce = local) -
         ),
         "response/length": measured["length"],
         "response/eos_rate": measured["eos_rate"],
-        "response/distinct": float(masked_mean(_is_first(rollout), everyone, reduce)),
+        "response/distinct": float(masked_mean(_is_first(rollout), scored, reduce)),
     }
 
 
@@ -174,10 +174,12 @@ def _is_first(rollout: Rollout) -> Tensor:
 def response_metrics(rollout: Rollout, reduce: Reduce = local) -> dict[str, float]:
     """KL (k1 and k3, nats a response), entropy (nats a token), length and share that ended.
 
+    Over responses with a token that counts: those without a score have none.
+
     The entropy is estimated from the sampled tokens: its expectation is that of -log pi.
     """
     mask = rollout.mask
-    everyone = torch.ones_like(rollout.scores, dtype=torch.bool)
+    everyone = mask.any(-1)
     estimates = kl_estimates(rollout.logprobs, rollout.reference)
     length = float(masked_mean(mask.sum(-1).float(), everyone, reduce))
     return {

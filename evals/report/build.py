@@ -210,7 +210,7 @@ def _group_blocks(ledger: Mapping[str, Any]) -> list[Block]:
 def _training_blocks(run: Run) -> list[Block]:
     """PPO first, then the supervised stages."""
     others = {k: log for k, log in run.logs.items() if log and k not in ("4-ppo", "5-evals")}
-    return [*ppo_blocks(run.ppo_log, _budget(run)), *stage_blocks(others)]
+    return [*ppo_blocks(run.ppo_log, _budget(run), run.ppo_rewards), *stage_blocks(others)]
 
 
 def _budget(run: Run) -> float | None:

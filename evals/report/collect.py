@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Run:
     """Results of the evaluation; empty where it did not run."""
     ppo_warnings: Mapping[str, str] = field(default_factory=dict)
     """What PPO warned of, with update and numbers, by a short name."""
+    ppo_rewards: Sequence[Mapping[str, Any]] = ()
+    """What PPO's score is made of: name, signature, weight, clip, normalise."""
 
     @property
     def confidence(self) -> float:
@@ -63,6 +65,7 @@ def collect(run_folder: Path) -> Run:
     folders = {name: run_folder / name for name in STAGES if (run_folder / name).is_dir()}
     complete = {k: v for k, v in folders.items() if (v / "manifest.json").is_file()}
     logs = {name: MetricsLog(folder / "metrics.jsonl") for name, folder in folders.items()}
+    ppo = _read_object(run_folder / "4-ppo" / "ppo.json", "PPO results")
     return Run(
         name=str(config.get("name") or run_folder.name),
         config=config,
@@ -70,9 +73,8 @@ def collect(run_folder: Path) -> Run:
         manifests={name: read_manifest(folder) for name, folder in complete.items()},
         logs={name: log.read() for name, log in logs.items()},
         ledger=read_ledger(run_folder / STAGES[-1] / "ledger.json"),
-        ppo_warnings=_read_object(run_folder / "4-ppo" / "ppo.json", "PPO results").get(
-            "warnings", {}
-        ),
+        ppo_warnings=ppo.get("warnings", {}),
+        ppo_rewards=ppo.get("rewards", ()),
     )
 
 

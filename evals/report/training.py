@@ -42,6 +42,7 @@ PPO_PANELS = (
 PPO_ROWS = (
     *(key for panel in PPO_PANELS for key, _ in panel.keys),
     "score/std",
+    "score/unscored",
     "reward/mean",
     "kl/k3",
     "kl/beta",
@@ -61,6 +62,23 @@ SUPERVISED_ROWS = ("loss", "eval_loss", "accuracy", "eval_accuracy", "grad_norm"
 LEGEND = (("\N{EM DASH}", "training", 1), (GLYPHS[2], "held out", 2))
 
 
+OWN_SCORES = ("score/mean", "score/std", "score/unscored")
+"""Keys of the whole score; any other below `score/` is a reward function's own."""
+
+
+def part_panels(log: Log) -> tuple[Panel, ...]:
+    """A panel for each reward function that was logged apart, in the order of the log."""
+    keys = dict.fromkeys(key for row in log for key in row if key.startswith("score/"))
+    return tuple(
+        Panel(
+            f"Reward function {key.removeprefix('score/')} (before weight and scale)",
+            ((key, "training"), (f"eval/{key}", "held out")),
+        )
+        for key in keys
+        if key not in OWN_SCORES
+    )
+
+
 def series(log: Log, key: str) -> tuple[list[float], list[float]]:
     """The finite values of `key`, each with the update it belongs to (the step, without updates).
 
@@ -75,15 +93,38 @@ def series(log: Log, key: str) -> tuple[list[float], list[float]]:
     return x, y
 
 
-def ppo_blocks(log: Log, budget: float | None) -> list[Block]:
-    """PPO's curves, whether its KL stayed within budget, and the table."""
+def ppo_blocks(
+    log: Log, budget: float | None, rewards: Sequence[Mapping[str, Any]] = ()
+) -> list[Block]:
+    """PPO's curves, whether its KL stayed within budget, its rewards, and the table."""
     if not log:
         return []
-    figures = _figures(PPO_PANELS, log, "ppo", "update", budget)
+    parts = part_panels(log)
+    figures = _figures((*PPO_PANELS, *parts), log, "ppo", "update", budget)
     blocks: list[Block] = [Text(budget_sentence(log, budget))]
     if figures:
         blocks.append(Figures("PPO by update", figures, LEGEND))
-    return [*blocks, _table("PPO", log, PPO_ROWS)]
+    if len(rewards) > 1:
+        blocks.append(_rewards_table(rewards))
+    return [*blocks, _table("PPO", log, (*PPO_ROWS, *_keys(parts)))]
+
+
+def _rewards_table(rewards: Sequence[Mapping[str, Any]]) -> Table:
+    """What the score is made of."""
+    rows = []
+    for term in rewards:
+        scale, clip = term["normalise"], term["clip"]
+        if isinstance(scale, Mapping):
+            scale = f"mean {number(scale['mean'])}, std {number(scale['std'])}"
+        cells = (term["name"], term["signature"], scale, "none" if clip is None else f"+-{clip:g}")
+        weight = Cell(number(term["weight"]), value=term["weight"], numeric=True)
+        rows.append(Row((Cell(cells[0]), weight, *map(Cell, cells[1:]))))
+    header = ("Reward function", "Weight", "Signature", "Normalised", "Clipped")
+    return Table("What PPO's score is made of", header, tuple(rows), "")
+
+
+def _keys(panels: Sequence[Panel]) -> tuple[str, ...]:
+    return tuple(key for panel in panels for key, _ in panel.keys)
 
 
 def stage_blocks(logs: Mapping[str, Log]) -> list[Block]:
@@ -163,6 +204,7 @@ def _table(stage: str, log: Log, keys: Sequence[str]) -> Table:
 
 def curves(stage: str, log: Log) -> dict[str, dict[str, list[float]]]:
     """The plotted series for `report.json`: key -> x and y."""
-    keys = PPO_ROWS if stage.endswith("ppo") else SUPERVISED_ROWS
+    ppo = (*PPO_ROWS, *_keys(part_panels(log)))
+    keys = ppo if stage.endswith("ppo") else SUPERVISED_ROWS
     pairs = {key: series(log, key) for key in keys}
     return {key: {"x": x, "y": y} for key, (x, y) in pairs.items() if x}

@@ -14,6 +14,7 @@ from align import pipeline
 from align.artifacts import StageJob, StageResult
 from align.config import RunConfig
 from align.errors import UserError
+from align.inputs import stage_record
 from align.progress import NullProgress
 from align.stages import STAGES
 from align.team import Team
@@ -82,6 +83,49 @@ def test_trainer_arguments_are_checked_before_any_stage_runs(
     with pytest.raises(UserError, match=rf"^{name}\.trainer\.{complaint}"):
         run(document(**{name: given}), until and first)
     assert ran == []
+
+
+def test_reward_functions_are_checked_before_any_stage_runs(ran: list[str]) -> None:
+    settings = document()
+    settings["ppo"]["rewards"] = [{"function": "reward_model"}, {"function": "length_penalty"}]
+    with pytest.raises(UserError, match=r"^ppo\.rewards\.1\.options: option 'target' is missing"):
+        run(settings)
+    assert ran == []
+
+
+def test_a_run_without_a_reward_model_trains_none(ran: list[str]) -> None:
+    settings = document()
+    del settings["reward"]
+    settings["ppo"]["rewards"] = [{"function": "refusal", "weight": -1}]
+    run(settings)
+    assert ran == ["sft", "ppo"]
+
+
+@pytest.mark.usefixtures("ran")
+def test_a_changed_reward_function_makes_ppo_stale(workplace: Path) -> None:
+    module, words = workplace / "my_rewards.py", workplace / "words.txt"
+    module.write_text("def one(completions, **_): return [1.0] * len(completions)\n")
+    words.write_text("darn\n")
+    options = {"file": "words.txt"}
+    settings = document() | {"reward": None, "sft": None}
+    settings["ppo"]["rewards"] = [
+        {"function": "my_rewards:one"},
+        {"function": "profanity_penalty", "options": options},
+    ]
+    config = RunConfig.model_validate(settings)
+    stage = next(stage for stage in STAGES if stage.name == "ppo")
+
+    def inputs() -> dict[str, str]:
+        found = stage_record(config, workplace / "none", stage, "").inputs
+        return {k: v["hash"] for k, v in found.items() if k.startswith("ppo.rewards")}
+
+    before = inputs()
+    assert set(before) == {"ppo.rewards.0", "ppo.rewards.1.file"}
+    module.write_text("def one(completions, **_): return [2.0] * len(completions)\n")
+    after = inputs()
+    assert before["ppo.rewards.0"] != after["ppo.rewards.0"]
+    words.write_text("heck\n")
+    assert inputs()["ppo.rewards.1.file"] != after["ppo.rewards.1.file"]
 
 
 @pytest.mark.parametrize(

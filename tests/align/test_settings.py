@@ -265,6 +265,61 @@ def test_config_hash_depends_on_every_value_and_on_no_order(run_file: Path) -> N
     assert config_hash(run.sft, None) != config_hash(None, run.sft)
 
 
+REWARDS = """\
+name: tiny
+model: {base: org/name}
+ppo:
+  data: {world: prompts, limit: 10}
+  rewards:
+    - {function: refusal, weight: 0.5}
+    - function: counterfactual_penalty
+      options: {of: {function: classifier, options: {model: judge, label: toxic}}, column: other}
+"""
+
+
+def test_rewards_without_a_reward_model_need_no_reward_section(workplace: Path) -> None:
+    path = Path("configs/tiny.yaml")
+    (workplace / "configs" / "judge").mkdir(parents=True)
+    path.write_text(REWARDS)
+    run = load_run(path)
+    assert run.ppo is not None
+    assert not run.ppo.uses_reward_model
+    # a folder beside the YAML, also of the function that another is about
+    inner = list(run.ppo.rewards[1].nested())[1]
+    assert inner.options == {"model": "configs/judge", "label": "toxic"}
+    assert inner.paths() == {"model": Path("configs/judge")}
+    with pytest.raises(UserError, match="`ppo` needs a `reward` section"):
+        load_run(path, ["ppo.rewards=[{function: reward_model}]"])
+    nested = "{function: counterfactual_penalty, options: {of: {function: reward_model}}}"
+    with pytest.raises(UserError, match="`ppo` needs a `reward` section"):
+        load_run(path, [f"ppo.rewards=[{nested}]"])
+
+
+def test_a_classifier_s_hub_id_uses_the_network(workplace: Path) -> None:
+    path = Path("tiny.yaml")
+    path.write_text(REWARDS.replace("org/name", "judge"))
+    assert uses_network(load_run(path))  # `judge` is no folder here, so it is the hub's
+    (workplace / "judge").mkdir()
+    assert not uses_network(load_run(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("ppo.rewards=[]", "ppo: rewards: none has a weight other than 0"),
+        ("ppo.rewards=[{function: refusal, weight: 0}]", "rewards: none has a weight other than 0"),
+        ("ppo.rewards=[{function: refusal, wieght: 1}]", "'wieght'; allowed: weight (nearest)"),
+        ("ppo.rewards=[{function: refusal, weight: high}]", '"high" (text); allowed: a number'),
+    ],
+)
+def test_rewards_that_are_mistaken_are_named(workplace: Path, override: str, expected: str) -> None:
+    path = Path("tiny.yaml")
+    path.write_text(REWARDS)
+    with pytest.raises(UserError) as caught:
+        load_run(path, [override])
+    assert expected in str(caught.value)
+
+
 def test_the_committed_schema_is_current(project: Path) -> None:
     committed = json.loads((project / "configs" / "schema.json").read_text(encoding="utf-8"))
     assert committed == config_schema(), "run `make schema`"

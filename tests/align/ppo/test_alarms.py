@@ -107,3 +107,16 @@ def test_evaluations_in_a_row_below_the_best_before_them_are_counted() -> None:
     assert fallen([BEFORE, low, after(0.0, 1.0)]) == 0
     assert fallen([BEFORE, low, after(0.0, 1.0), BEFORE]) == 1
     assert fallen([Evaluated([0.0], []), Evaluated([1.0], [])]) == 0
+
+
+def test_responses_without_a_score_are_left_out_of_the_comparison() -> None:
+    # Over the first three prompts, scored both times, the score rises by 1 and gold falls by 1; the
+    # fourth would turn both. What was best is judged by the mean of what there is.
+    before = Evaluated([0.0, 1.0, 2.0, 90.0], [5.0, 6.0, 7.0, None])
+    after = Evaluated([1.0, 2.0, 3.0, None], [4.0, 5.0, 6.0, 90.0])
+    worse = Evaluated([0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0])
+    assert divergence([worse, before, after]) == (
+        "the score rose by 1 while the gold reward fell by 1"
+    )
+    silent = Evaluated([None, None, None, 1.0], [5.0, 6.0, 7.0, 8.0])
+    assert divergence([before, silent]) is None

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from align.ppo.terms import RewardTerm
 from align.ppo.trainer import PPOTrainer
 
 Make = Callable[..., PPOTrainer]
@@ -66,6 +67,17 @@ def gold(completions: list[str], **_: Any) -> list[float]:
     return [-float(len(text.split())) for text in completions]
 
 
+def length(completions: list[str], **_: Any) -> list[float | None]:
+    words = [len(text.split()) for text in completions]
+    return [float(n) if n > 2 else None for n in words]
+
+
+TERMS = [
+    RewardTerm(length, weight=0.5, clip=1.5, normalise="running"),
+    RewardTerm(gold, normalise="reference"),
+]
+"""Scales that learn."""
+
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "adapters": ({}, {}),
     "head": ({"critic": "head", "score_normalisation": "reference"}, {}),
@@ -74,7 +86,8 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "everything": (
         {"score_normalisation": "running", "ptx_coef": 0.3, "early_stop_kl": 2e-3,
          "eval_updates": 1, "kl_budget": -1.0},
-        {"ptx_dataset": [{"text": "a b c"}, {"text": "d e f g"}, {"text": "h i"}],
+        {"score": TERMS,
+         "ptx_dataset": [{"text": "a b c"}, {"text": "d e f g"}, {"text": "h i"}],
          "eval_dataset": HELD_OUT, "gold_func": gold},
     ),
 }  # fmt: skip
@@ -90,6 +103,9 @@ def test_a_killed_run_ends_with_the_bits_of_one_never_killed(
     # Killed inside the second update, and right at the end of the third before its checkpoint.
     settings, parts = KINDS[kind]
     settings = SETTINGS | settings
+    parts = dict(parts)
+    if "score" in parts:
+        settings = settings | {"score": parts.pop("score")}
     whole = make_trainer(output_dir=str(tmp_path / "whole"), parts=parts, **settings)
     whole.train()
     arguments = settings | {"output_dir": str(tmp_path / "killed")}
@@ -115,6 +131,8 @@ def test_a_killed_run_ends_with_the_bits_of_one_never_killed(
         assert whole.memory.scale.n == 32
         assert whole.memory.alarms["kl"].startswith("update 1: ")  # before the kill
         assert len(whole.memory.evaluated) == 4
+        assert whole.memory.terms["length"].n > whole.memory.terms["gold"].n == 8
+        assert any("eval/score/length" in row for row in whole.state.log_history)
     assert len({row["kl/beta"] for row in rows_logged(whole)}) == 4
     assert resumed.samples == whole.samples
 
@@ -143,6 +161,7 @@ def test_the_coefficient_is_in_the_checkpoint(make_trainer: Make, tmp_path: Path
         "scale": {"kind": "none", "n": 0, "mean": 0.0, "squares": 0.0},
         "evaluated": [],
         "alarms": {},
+        "terms": {"count_of_a": {"kind": "none", "n": 0, "mean": 0.0, "squares": 0.0}},
     }
     assert trainer.memory.kl.beta != 0.05
 

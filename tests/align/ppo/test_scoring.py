@@ -9,7 +9,8 @@ import torch
 
 from align.errors import UserError
 from align.ppo.prompts import PromptBatch
-from align.ppo.scoring import as_completions, name_of, sample_rows, score_responses
+from align.ppo.scoring import as_completions, sample_rows, score_responses
+from align.ppo.terms import name_of
 
 CHAT = [{"role": "user", "content": "hi"}]
 BATCH = PromptBatch(["a", "b"], [[3], [4]], {"gold": [10, 20]})
@@ -50,8 +51,8 @@ def test_a_score_that_is_no_number_is_refused(bad: float) -> None:
 
 
 def test_a_function_may_leave_a_response_to_the_others() -> None:
-    # Each function's own scale: weights 2 and -.5, one silent on the second response, one on the
-    # first: 2 * 1 = 2 and -.5 * 4 = -2.
+    # Weights 2 and -.5, one silent on the second response, one on the first. Who speaks stands for
+    # all: 2 * 1 * (2.5 / 2) = 2.5 and -.5 * 4 * (2.5 / .5) = -10.
     def first(**_: Any) -> list[float | None]:
         return [1.0, None]
 
@@ -59,7 +60,7 @@ def test_a_function_may_leave_a_response_to_the_others() -> None:
         return [None, 4.0]
 
     found = score_responses([first, second], BATCH, ["x", "y"], [2.0, -0.5])
-    assert found.total.tolist() == [2.0, -2.0]
+    assert found.total.tolist() == [2.5, -10.0]
     assert found.parts["first"][0].item() == 1.0
     assert found.parts["second"][1].item() == 4.0
     assert found.parts["first"][1].isnan()
@@ -76,9 +77,12 @@ def test_weights_multiply_what_each_function_says() -> None:
     assert list(found.parts) == ["<lambda>", "<lambda>_2"]
 
 
-def test_a_response_that_nobody_scores_is_refused() -> None:
-    with pytest.raises(UserError, match="no reward function scored response 1: 'y'"):
-        score_responses([lambda **_: [1.0, None]], BATCH, ["x", "y"])
+def test_a_response_that_nobody_scores_has_no_score() -> None:
+    found = score_responses([lambda **_: [1.0, None]], BATCH, ["x", "y"])
+    assert found.total[0] == 1.0
+    assert found.total[1].isnan()
+    with pytest.raises(UserError, match="no reward function scored any response, such as 'x'"):
+        score_responses([lambda **_: [None, None]], BATCH, ["x", "y"])
 
 
 def test_a_wrong_number_of_scores_is_refused() -> None:

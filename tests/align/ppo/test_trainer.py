@@ -340,7 +340,7 @@ def test_a_failing_reward_leaves_the_policy_active(make_trainer: Make) -> None:
         raise ZeroDivisionError
 
     trainer = make_trainer(score=broken)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(UserError, match="reward function broken failed on response 0"):
         trainer.train()
     assert trainer.shared.active_adapter == "policy"
 

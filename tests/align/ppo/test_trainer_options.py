@@ -1,6 +1,7 @@
 """What a trainer can be asked for (docs/ppo.md items 9, 13, 17, 24), each seen in training."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -12,6 +13,8 @@ from transformers import LlamaForCausalLM, TrainerCallback
 
 from align.errors import UserError
 from align.ppo.config import PPOConfig
+from align.ppo.rollout import Rollout
+from align.ppo.terms import Moments, RewardTerm
 from align.ppo.trainer import PPOTrainer
 
 Make = Callable[..., PPOTrainer]
@@ -186,3 +189,65 @@ def test_an_alarm_is_raised_once_and_logged(
     assert kl[0].startswith(f"update {over[0]}: KL ")
     assert kl[0].endswith("nats a response exceeds its budget of 0.001")
     assert said == list(trainer.memory.alarms.values())
+
+
+def test_terms_are_trained_on_and_logged_apart(make_trainer: Make, rows_logged: Rows) -> None:
+    def long(completions: list[str], **_: Any) -> list[float]:
+        return [float(len(text.split())) for text in completions]
+
+    def even(completions: list[str], **_: Any) -> list[float | None]:
+        return [None if row % 2 else 3.0 for row in range(len(completions))]
+
+    terms = [
+        RewardTerm(long, weight=0.5, normalise=Moments(4.0, 2.0), clip=0.75),
+        RewardTerm(even, name="second", weight=0.25),
+    ]
+    trainer = make_trainer(
+        score=terms, parts={"eval_dataset": [{"prompt": "z a"}, {"prompt": "q"}]}
+    )
+    trainer.train()
+    rollout = trainer.rollout
+    assert rollout is not None
+    # (words - 4) / 2, clipped to .75, times .5; every second response has .25 * 3 besides, the
+    # others count 3 times .25 / .5 more in its place.
+    words = [sum(1 for token in row if token > 2) for row in _tokens(rollout)]
+    own = [0.5 * min(max((n - 4) / 2, -0.75), 0.75) for n in words]
+    expected = [s * 1.5 if row % 2 else s + 0.75 for row, s in enumerate(own)]
+    assert rollout.scores.tolist() == pytest.approx(expected)
+    last = rows_logged(trainer)[-1]
+    assert last["score/mean"] == pytest.approx(sum(expected) / 8)
+    assert last["score/long"] == pytest.approx(sum(words) / 8)
+    assert last["score/second"] == 3.0
+    assert "score/unscored" not in last
+    found = trainer.evaluate()
+    assert found["eval/score/second"] == 3.0
+    assert 0 <= found["eval/score/long"] <= 6
+
+
+def _tokens(rollout: Rollout) -> list[list[int]]:
+    pairs = zip(rollout.response_ids, rollout.mask, strict=True)
+    return [ids[mask].tolist() for ids, mask in pairs]
+
+
+def test_a_response_without_a_score_is_not_trained_on(
+    make_trainer: Make, rows_logged: Callable[..., Any]
+) -> None:
+    # Silent on every prompt but two: those alone decide, and a micro-batch may be all silent.
+    def sometimes(prompts: list[str], completions: list[str], **_: Any) -> list[float | None]:
+        return [
+            float(text.count("a")) if prompt in ("d", "p") else None
+            for prompt, text in zip(prompts, completions, strict=True)
+        ]
+
+    trainer = make_trainer(score=sometimes)
+    trainer.train()
+    for row in rows_logged(trainer):
+        assert row["score/unscored"] == 6 / 8
+        assert row["skipped_steps"] == 0
+        assert all(map(math.isfinite, row.values()))
+    rollout = trainer.rollout
+    assert rollout is not None
+    silent = rollout.scores.isnan()
+    assert silent.sum() == 6
+    assert not rollout.mask[silent].any()
+    assert rollout.mask[~silent].any(-1).all()

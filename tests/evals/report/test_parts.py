@@ -5,6 +5,7 @@ import re
 import pytest
 
 from evals.report.figures import ForestRow, Line, forest_panel, line_panel
+from evals.report.layout import Figures
 from evals.report.render import fenced, markdown_text
 from evals.report.samples import choose, sample_blocks
 from evals.report.summary import findings, stage_summary
@@ -81,6 +82,37 @@ def test_curves_and_log_table_leave_out_what_is_not_finite():
     texts = [cell.text for cell in score.cells[1:]]
     assert texts == ["3", "3.00", "1.00", f"{M}1.00", "3.00"]
     assert ppo_blocks([], None) == []
+
+
+def test_reward_functions_have_curves_rows_and_a_table():
+    log = [
+        {"step": 4, "update": 1, "score/mean": 0.1, "score/short": -0.5, "score/unscored": 0.25},
+        {"step": 8, "update": 2, "score/mean": 0.2, "score/short": -0.25},
+        {"step": 8, "eval/score/short": -0.3},
+    ]
+    terms = [
+        {"name": "short", "signature": "length_penalty|target:4", "weight": 0.5, "clip": 2.0,
+         "normalise": {"mean": 0.5, "std": 2.0}},
+        {"name": "model", "signature": "model", "weight": 1.0, "clip": None, "normalise": "none"},
+    ]  # fmt: skip
+    blocks = ppo_blocks(log, None, terms)
+    figures = next(block.figures for block in blocks if isinstance(block, Figures))
+    titles = [figure.title for figure in figures]
+    assert [title for title in titles if "Reward function" in title] == [
+        "Reward function short (before weight and scale)"
+    ]
+    rewards = next(b for b in blocks if getattr(b, "caption", "") == "What PPO's score is made of")
+    assert [[cell.text for cell in row.cells] for row in rewards.rows] == [
+        ["short", "0.500", "length_penalty|target:4", "mean 0.500, std 2.00", "+-2"],
+        ["model", "1.00", "model", "none", "none"],
+    ]
+    logged = {row.cells[0].text: row.cells[-1].text for row in blocks[-1].rows}
+    assert logged["score/short"] == f"{M}0.250"
+    assert logged["eval/score/short"] == f"{M}0.300"
+    assert logged["score/unscored"] == "0.250"
+    assert curves("4-ppo", log)["score/short"] == {"x": [1.0, 2.0], "y": [-0.5, -0.25]}
+    # one function that is the score itself needs no table
+    assert len(ppo_blocks(log, None, terms[:1])) == len(blocks) - 1
 
 
 def test_held_out_marks_stand_at_the_update_before_them():
