@@ -83,9 +83,9 @@ def evaluate_lone(
         UserError: A task, its rows or the model is wrong, or the folder holds another model.
     """
     from evals.harness import NAME
-    from evals.plan import reference_text
+    from evals.plan import configured_entries, reference_text
     from evals.report.lines import ledger_lines
-    from evals.run import evaluate_model
+    from evals.run import evaluate_models
 
     borrowed = _borrowed(harness) if harness is not None and harness.names else {}
     if not borrowed and not (run.evals and run.evals.tasks):
@@ -97,9 +97,10 @@ def evaluate_lone(
     folder = make_folder(Path(run.output)) / run.name
     with stage_lock(folder) if team.main else nullcontext():
         name = reference_text(reference, folder.parent.parent)
-        _check_owner(folder / NAME, reference, name)
+        check_owner(folder / NAME, reference, name)
         job = StageJob(folder.parent, {run.name: reference}, data_context(run), progress, team=team)
-        ledger = evaluate_model(run, job, run.name, borrowed)
+        entries = {**configured_entries(run, job), **borrowed}
+        ledger = evaluate_models(run, job, (run.name,), entries)
     if not team.main:
         return []
     return ["", *ledger_lines(ledger), f"results: {folder}"]
@@ -160,7 +161,7 @@ def _setting(text: str, *, absolute: bool) -> str:
     return f"evals.tasks.{name}={json.dumps(entry)}"
 
 
-def _check_owner(path: Path, reference: ModelReference, name: str) -> None:
+def check_owner(path: Path, reference: ModelReference, name: str) -> None:
     """Refuse a folder whose results are of another model, named otherwise and with other weights.
 
     Raises:

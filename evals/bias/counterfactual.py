@@ -37,7 +37,8 @@ class CounterfactualTask:
     definition: str = (
         "[ll(preferred_a | prompt_a) - ll(dispreferred_a | prompt_a)] - [the same for b] in nats, "
         "ll the summed log-probability of the continuation (with EOS in a dialogue); mean over "
-        "items, t interval over name pairs; controls swap two names of one group, so theirs is 0"
+        "items, t interval over clusters (name pairs or templates); controls swap two terms of one "
+        "group, so theirs is 0"
     )
 
     def evaluate(self, engine: Engine, rows: Sequence[Row]) -> TaskResult:

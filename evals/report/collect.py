@@ -34,6 +34,8 @@ class Run:
     """Results of the evaluation; empty where it did not run."""
     ppo_warnings: Mapping[str, str] = field(default_factory=dict)
     """What PPO warned of, with update and numbers, by a short name."""
+    audit: Mapping[str, Any] = field(default_factory=dict)
+    """What `align audit` of the run stored; empty where it did not run."""
 
     @property
     def confidence(self) -> float:
@@ -73,6 +75,7 @@ def collect(run_folder: Path) -> Run:
         ppo_warnings=_read_object(run_folder / "4-ppo" / "ppo.json", "PPO results").get(
             "warnings", {}
         ),
+        audit=_read_object(run_folder / "6-audit" / "audit.json", "audit"),
     )
 
 

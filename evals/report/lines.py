@@ -12,7 +12,7 @@ from evals.report.tables import bias_table, capability_table
 def ledger_lines(ledger: Mapping[str, Any]) -> list[str]:
     """Capability and, where it was measured, bias of every model with the paired differences."""
     tables = [capability_table(ledger), bias_table(ledger)]
-    return [line for table in tables if table.rows for line in [*_lines(table), ""]]
+    return [line for table in tables if table.rows for line in [*table_lines(table), ""]]
 
 
 def comparison_lines(tables: Mapping[str, Any]) -> list[str]:
@@ -27,7 +27,7 @@ def comparison_lines(tables: Mapping[str, Any]) -> list[str]:
     return [*models, "", *ledger_lines(tables), how, *said]
 
 
-def _lines(table: Table) -> list[str]:
+def table_lines(table: Table) -> list[str]:
     """One line a row, in columns; a heading is a line of its own above its rows."""
     rows = [list(table.header), *(_texts(row) for row in table.rows)]
     full = [row for row in rows if len(row) == len(table.header)]
