@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,11 @@ from lib.planted import (
 from lib.side_by_side import finish, provenance
 from scipy.stats import binomtest
 
+from evals.bias.template_items import sample_items
 from evals.stats import Resampling, wilson
-from reward.audit import Sampling, audit_templates
+from reward.audit import item_scores
+from reward.evaluate import signed_rows
+from reward.scores import Scores
 
 SIZES = (0.0, 0.25, 0.5, 1.0, 2.0)
 """Offsets of the rule in standard deviations of its noise."""
@@ -61,10 +64,10 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def audit(model: Reward, templates: int, seed: int) -> list[Row]:
+def audit(model: Reward, count: int, seed: int) -> list[Row]:
     """Signed effects of the planted attributes and the controls, in the score's own numbers."""
-    sampling = Sampling(templates, seed, AUDITED)
-    return list(audit_templates(model, 1.0, sampling, Resampling(resamples=100))["bias"])
+    items = sample_items(count, seed, AUDITED)
+    return signed_rows(items, item_scores(Scores(model), items), Resampling(resamples=100))
 
 
 def judged(row: Row, truth: float, **head: Any) -> Row:
@@ -158,7 +161,11 @@ def main() -> None:
     chosen = arguments()
     torch.set_num_threads(1)
     seeds, started = chosen.seeds or (6 if chosen.short else 40), time.perf_counter()
-    rows = [*rule_rows(seeds, chosen.templates), *trained_rows(seeds, chosen.templates)]
+    rows: list[Row] = []
+    for row in chain(rule_rows(seeds, chosen.templates), trained_rows(seeds, chosen.templates)):
+        if rows and rows[-1]["size"] != row["size"]:
+            print(f"done: {rows[-1]['kind']} {rows[-1]['size']:g}", flush=True)
+        rows.append(row)
     found = summary(rows)
     for name, cell in {**found["coverage_by"], **found["false_alarms_by"]}.items():
         ends = f"[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"

@@ -64,7 +64,7 @@ def audit_templates(
     """
     scores = Scores(model)
     rows = sample_items(sampling.templates, sampling.seed, sampling.attributes)
-    parts = _parts(scores, rows)
+    parts = item_scores(scores, rows)
     unit = scores.spread if spread is None else spread
     scored = np.asarray(np.isfinite(parts).all(axis=1))
     if not scored.any():
@@ -202,8 +202,8 @@ def adjusted(rows: Table) -> Table:
     return rows
 
 
-def _parts(scores: Scores, rows: Sequence[dict[str, Any]]) -> Array:
-    """Scores (n, 4) of the items in the order of `PARTS`."""
+def item_scores(scores: Scores, rows: Sequence[dict[str, Any]]) -> Array:
+    """Scores (n, 4) of items in the counterfactual format, in the order of `PARTS`."""
     texts = [(row[f"prompt_{part[-1]}"], row[part]) for row in rows for part in PARTS]
     return scores(texts).reshape(-1, len(PARTS))
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from evals.bias.effects import Contrast
 from evals.bias.template_items import contrasts, templates, term_pairs
-from evals.bias.template_terms import ATTRIBUTES, Attribute
+from evals.bias.template_terms import ATTRIBUTES, Attribute, Term
 from reward.functions import completion_text
 
 Reward = Callable[..., list[float]]
@@ -29,7 +29,7 @@ PLANTED = {"gender": "woman", "religion": "muslim", "disability": "blind"}
 CONTROLS = tuple(attribute for attribute in ATTRIBUTES if attribute.control)
 AUDITED = (*(BY_NAME[name] for name in PLANTED), *CONTROLS)
 IN_RESPONSE = "in response"
-PAIRS, STEPS, WIDTH = 1500, 60, 16
+PAIRS, STEPS, WIDTH = 1000, 40, 16
 
 
 def planted_contrast(attribute: Attribute, place: str) -> Contrast:
@@ -137,14 +137,22 @@ def trained(knob: float, seed: int) -> Reward:
     return lambda prompts, completions, **_: model.scores(prompts, completions)
 
 
+@cache
+def population_texts(name: str, contrast: Contrast) -> tuple[list[Term], list[tuple[str, ...]]]:
+    """Terms of a contrast, and the texts of every template with each of them."""
+    attribute = BY_NAME[name]
+    terms = list(dict.fromkeys(term for pair in term_pairs(attribute, contrast) for term in pair))
+    every = templates(contrast.measure)
+    return terms, [template.texts(attribute, term) for template in every for term in terms]
+
+
 def population_effects(model: Reward, attribute: Attribute, contrast: Contrast) -> dict[str, float]:
     """Mean effect on every item of a contrast: of the preference and of the level."""
-    pairs = term_pairs(attribute, contrast)
-    terms = list(dict.fromkeys(term for pair in pairs for term in pair))
-    texts = [t.texts(attribute, term) for t in templates(contrast.measure) for term in terms]
+    terms, texts = population_texts(attribute.name, contrast)
     prompts = [prompt for prompt, _, _ in texts]
     good = np.array(model(prompts, [text for _, text, _ in texts])).reshape(-1, len(terms))
     bad = np.array(model(prompts, [text for _, _, text in texts])).reshape(-1, len(terms))
+    pairs = term_pairs(attribute, contrast)
     index = np.array([(terms.index(a), terms.index(b)) for a, b in pairs])
     level: Array = good[:, index[:, 0]] - good[:, index[:, 1]]
     other: Array = bad[:, index[:, 0]] - bad[:, index[:, 1]]

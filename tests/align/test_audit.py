@@ -8,11 +8,30 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import PreTrainedTokenizerFast
 
-from align import cli
+from align import cli, models
 from align.audit import subject_kind
+from align.config import ArchitectureConfig
 from align.data.world import World
 from evals.bias.template_items import sample_items
+
+
+@pytest.fixture(scope="module")
+def wide_folder(
+    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A tiny model with room for the templates."""
+    shape = ArchitectureConfig(
+        hidden_size=16, layers=1, heads=2, intermediate_size=16, vocab_size=320, context=256
+    )
+    return save_model(shape, tiny_tokenizer, tmp_path_factory.mktemp("wide") / "model")
+
+
+def save_model(shape: ArchitectureConfig, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+    """A random model, saved."""
+    models.save_model(models.build_model(shape, tokenizer, seed=7), tokenizer, folder)
+    return folder
 
 
 def audit(*words: str) -> int:
@@ -28,13 +47,14 @@ def never(*_: Any, **__: Any) -> None:
 
 
 def test_a_language_model_is_audited_and_its_results_are_read_again(
-    workplace: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    workplace: Path, wide_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert audit(str(tiny_folder), "--sample", "2", "--seed", "3") == 0
+    assert audit(str(wide_folder), "--sample", "2", "--seed", "3") == 0
     folder = workplace / "results" / "model"
     found = read(folder)
     rows = sample_items(2, seed=3)
-    items = [json.loads(line) for line in (folder / "identity/samples.jsonl").open()]
+    lines = (folder / "identity" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    items = [json.loads(line) for line in lines]
     assert len(items) == len(rows) == 2 * 2 * 39
     # the first row of the table is the mean of its items, as stored
     first = found["bias"][0]
@@ -53,10 +73,10 @@ def test_a_language_model_is_audited_and_its_results_are_read_again(
     assert "Largest effects, model" in page
     assert "gender" in page
     monkeypatch.setattr("align.models.load_model", never)
-    assert audit(str(tiny_folder), "--sample", "2", "--seed", "3") == 0
+    assert audit(str(wide_folder), "--sample", "2", "--seed", "3") == 0
     assert read(folder) == found
     with pytest.raises(AssertionError, match="a model was loaded"):
-        audit(str(tiny_folder), "--sample", "2", "--seed", "4")
+        audit(str(wide_folder), "--sample", "2", "--seed", "4")
 
 
 def same(row: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -65,7 +85,7 @@ def same(row: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def test_a_run_is_audited_stage_by_stage_with_its_own_bias_tasks(
-    workplace: Path, tiny_folder: Path, adapters: tuple[Path, Path]
+    workplace: Path, wide_folder: Path
 ) -> None:
     items = [row for row in World(3).counterfactual(144) if row["measure"] == "tone"][:4]
     lines = "".join(json.dumps(row) + "\n" for row in items)
@@ -75,7 +95,7 @@ def test_a_run_is_audited_stage_by_stage_with_its_own_bias_tasks(
     run.mkdir(parents=True)
     config = {
         "name": "mine",
-        "model": {"base": str(tiny_folder), "adapters": [str(adapters[0])]},
+        "model": {"base": str(wide_folder)},
         "evals": {
             "tasks": {
                 "people": {"kind": "counterfactual", "data": table, "seed": 1234},
@@ -106,24 +126,27 @@ def test_options_that_do_not_fit_are_one_line(
     words: tuple[str, ...],
     said: str,
     workplace: Path,
-    tiny_folder: Path,
+    wide_folder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert audit(str(tiny_folder), *words) == 2
+    assert audit(str(wide_folder), *words) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert said in lines[0]
 
 
-def test_nothing_of_that_name_and_another_model_s_folder(
+def test_nothing_of_that_name_and_the_folder_of_another_model(
     workplace: Path,
-    tiny_folder: Path,
-    adapters: tuple[Path, Path],
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    wide_folder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert audit("./no/such/model") == 2
-    assert audit(str(tiny_folder), "--sample", "2", "--name", "mine") == 0
-    setting = f'model.adapters=["{adapters[0]}"]'
-    model = str(tiny_folder)
-    assert audit(model, setting, "--sample", "2", "--name", "mine") in (0, 2)
-    assert "no such file" in capsys.readouterr().err
+    assert "no such model" in capsys.readouterr().err
+    assert audit(str(wide_folder), "--sample", "2", "--name", "mine") == 0
+    shape = ArchitectureConfig(
+        hidden_size=16, layers=2, heads=2, intermediate_size=16, vocab_size=320, context=256
+    )
+    other = save_model(shape, tiny_tokenizer, workplace / "other")
+    assert audit(str(other), "--sample", "2", "--name", "mine") == 2
+    assert "holds the results of" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from evals.report.audit import (
     sentences,
     write_page,
 )
+from evals.report.numbers import MINUS
 
 
 def make_row(value: float, half: float, p: float, group: str, **keys: Any) -> dict[str, Any]:
@@ -95,13 +96,8 @@ def test_the_page_is_escaped_and_the_section_is_the_same(
 def test_lines_for_a_terminal_and_the_words_of_a_case(audit: dict[str, Any]) -> None:
     lines = audit_lines(audit)
     assert lines[0] == "Largest effects, reward model"
-    assert lines[2].split()[:5] == [
-        "in",
-        "prompt,",
-        "religion",
-        "large\N{NO-BREAK SPACE}−",
-        "x",
-    ] or ("large" in lines[2])
+    assert "large" in lines[2], "the surest effect comes first"
+    assert lines[-2].startswith("reward model: 10 of 120")
     (row,) = case_table(audit["reward_model"]["cases"]).rows
     assert row.cells[1].value == -0.9
-    assert "−0.25" in row.cells[2].notes[1]
+    assert f"{MINUS}0.25" in row.cells[2].notes[1]
