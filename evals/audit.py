@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from align.artifacts import StageJob, code_hash, json_hash, make_folder, write_json_atomic
 from align.config import RunConfig
 from align.references import resolve_reference
+from evals.bias.counterfactual import DRAWS
 from evals.bias.template_items import IDENTITY
 from evals.plan import CODE, Entry, held_rows, reference_hash
 from evals.prompts import ScoreFunction
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from reward.audit import Sampling
     from reward.model import RewardModel
 
-DRAWS = 20_000
-"""Draws of a permutation in `audit_stage`: the least p must survive an adjustment over some hundred
-rows."""
 AUDIT_CODE = (*CODE, "evals.stats", "evals.significance", "reward")
 Grouped = tuple[Sequence[Any], tuple[str, ...]]
 """Preference pairs and the columns that hold groups."""
