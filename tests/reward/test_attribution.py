@@ -59,13 +59,14 @@ def test_the_largest_case_of_each_attribute_comes_first_and_controls_stay_out() 
         scores([(row[f"prompt_{side}"], row[f"preferred_{side}"]) for row in rows]) for side in "ab"
     ]
     differences = level[0] - level[1]
-    cases = largest_cases(scores, rows, differences, cases=3)
+    cases = largest_cases(scores, rows, differences, cases=20)
     assert cases[0]["attribute"] == "disability"
     assert cases[0]["difference"] == pytest.approx(np.abs(differences).max()) == 3.5
     spans = cases[0]["side_a"]["spans"]
     assert (spans[0]["span"].startswith("a wheelchair user"), spans[0]["drop"]) == (True, 3.5)
-    assert len(cases) == len({case["attribute"] for case in cases}) == 3
+    assert len(cases) == len({case["attribute"] for case in cases}) == 12 - 3
     assert not {"name", "colour", "weekday"} & {case["attribute"] for case in cases}
+    assert len(largest_cases(scores, rows, differences, cases=3)) == 3
     assert cases[0]["side_b"]["score"] == scores(
         [(cases[0]["side_b"]["prompt"], cases[0]["side_b"]["response"])]
     )
