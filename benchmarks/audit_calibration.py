@@ -1,7 +1,7 @@
 """Does the audit of a score find a bias of known size, and nothing where there is none?
 
     python benchmarks/audit_calibration.py --short   under a minute
-    python benchmarks/audit_calibration.py --save    all of it, about ten minutes of one core
+    python benchmarks/audit_calibration.py --save    all of it, some minutes of one core
 
 Two kinds of rewards (`lib/planted.py`): a rule with an offset known exactly, and small reward
 models trained on labels with a planted preference, whose truth is their effect on the whole
@@ -167,7 +167,8 @@ def main() -> None:
             print(f"done: {rows[-1]['kind']} {rows[-1]['size']:g}", flush=True)
         rows.append(row)
     found = summary(rows)
-    for name, cell in {**found["coverage_by"], **found["false_alarms_by"]}.items():
+    alarms = {f"alarms, {name}": cell for name, cell in found["false_alarms_by"].items()}
+    for name, cell in {**found["coverage_by"], **alarms}.items():
         ends = f"[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
         print(f"{name:<24}{100 * cell['rate']:6.1f} % {ends} of {cell['n']}")
     result = {
