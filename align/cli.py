@@ -9,7 +9,6 @@ evidence, 130 interrupted.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 import typer
 
 from align import __version__
+from align.environment import set_environment
 from align.errors import UserError
 from align.team import Elsewhere, launched_rank, open_team
 
@@ -140,6 +140,29 @@ def evaluate(
 
 
 @app.command()
+def audit(
+    subject: Annotated[str, typer.Argument(help="Folder of a run or reward stage, or any model.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="TASK=ROWS, key=value.")] = None,
+    sample: Annotated[int, typer.Option(min=2, max=160, help="Templates a measure.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Of the templates' draw.")] = 0,
+    pairs: Annotated[Path | None, typer.Option(help="Preference pairs, for --group.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Column of pairs; repeatable.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder of the results.")] = None,
+    name: Annotated[str | None, typer.Option(help="The subject's name in that folder.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Audit the bias of a model, a reward stage or every stage of a run."""
+    set_environment(offline=Path(subject).expanduser().exists())
+    from align.audit import Asked, run_audit
+    from align.progress import Progress
+
+    asked = Asked(sample, seed, pairs, tuple(group or ()), out, name)
+    with Progress(quiet=quiet) as progress:
+        for line in run_audit(subject, settings or (), asked, progress):
+            progress.note(line)
+
+
+@app.command()
 def compare(
     results: Annotated[
         list[Path], typer.Argument(help="Folders of runs, of their 5-evals/STAGE, of `align eval`.")
@@ -189,7 +212,7 @@ def data(config: Config, overrides: Overrides = None) -> None:
 @app.command()
 def doctor() -> None:
     """Show what this machine offers, and what that allows."""
-    _set_environment(offline=False)
+    set_environment(offline=False)
     from align.doctor import examine
 
     for finding in examine():
@@ -205,7 +228,7 @@ def chat(
     seed: Seed = 0,
 ) -> None:
     """Talk with a model."""
-    _set_environment(offline=Path(model).exists())
+    set_environment(offline=Path(model).exists())
     from align.chat import ChatSettings, Conversation
 
     conversation = Conversation(model, ChatSettings(temperature, max_tokens, seed))
@@ -223,16 +246,10 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
 ) -> None:
     """Write a stage as one merged model that transformers loads by itself."""
-    _set_environment(offline=Path(stage).exists())
-    from reward.export import export_reward, is_reward
+    set_environment(offline=Path(stage).exists())
+    from reward.export import export_stage
 
-    if is_reward(Path(stage)):
-        export_reward(Path(stage), out)
-    else:
-        from align.export import export_model
-        from align.references import resolve_reference
-
-        export_model(resolve_reference(stage), out)
+    export_stage(stage, out)
     typer.echo(out)
 
 
@@ -252,25 +269,8 @@ def _prepare(run: RunConfig, *, online: bool = False) -> RunConfig:
     """The same run, with the environment set as it needs."""
     from align.settings import uses_network
 
-    _set_environment(offline=not (online or uses_network(run)))
+    set_environment(offline=not (online or uses_network(run)))
     return run
-
-
-def _set_environment(*, offline: bool) -> None:
-    """Settings that libraries read once, when they are imported; what the user set stays."""
-    wanted = {
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TQDM_DISABLE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    if offline:
-        wanted |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
 
 
 def main(arguments: list[str] | None = None) -> int:

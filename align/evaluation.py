@@ -88,9 +88,9 @@ def evaluate_lone(
     if run.model is not None and is_reward(run.model.base):
         return evaluate_judge(run, progress) if team.main else []
     from evals.harness import NAME
-    from evals.plan import reference_text
+    from evals.plan import configured_entries, reference_text
     from evals.report.lines import ledger_lines
-    from evals.run import evaluate_model
+    from evals.run import evaluate_models
 
     borrowed = _borrowed(harness) if harness is not None and harness.names else {}
     if not borrowed and not (run.evals and run.evals.tasks):
@@ -102,9 +102,10 @@ def evaluate_lone(
     folder = make_folder(Path(run.output)) / run.name
     with stage_lock(folder) if team.main else nullcontext():
         name = reference_text(reference, folder.parent.parent)
-        _check_owner(folder / NAME, reference, name)
+        check_owner(folder / NAME, reference, name)
         job = StageJob(folder.parent, {run.name: reference}, data_context(run), progress, team=team)
-        ledger = evaluate_model(run, job, run.name, borrowed)
+        entries = {**configured_entries(run, job), **borrowed}
+        ledger = evaluate_models(run, job, (run.name,), entries)
     if not team.main:
         return []
     return ["", *ledger_lines(ledger), f"results: {folder}"]
@@ -181,7 +182,7 @@ def _pairs(text: str, *, absolute: bool) -> str:
     return f"evals.pairs.{key}.data={json.dumps({'path': path})}"
 
 
-def _check_owner(path: Path, reference: ModelReference, name: str) -> None:
+def check_owner(path: Path, reference: ModelReference, name: str) -> None:
     """Refuse a folder whose results are of another model, named otherwise and with other weights.
 
     Raises:

@@ -22,7 +22,7 @@ FORMS = "NAME=ROWS with a file of preference pairs, or key=value with a key of a
 
 def is_reward(model: str) -> bool:
     """Whether a user's model is a reward model: a reward stage, or a folder of a classifier."""
-    from reward.gold import is_reward_stage
+    from reward.parts import is_reward_stage
 
     folder = Path(model).expanduser()
     if is_reward_stage(folder):
@@ -46,7 +46,7 @@ def evaluate_judge(run: RunConfig, progress: Progress) -> list[str]:
     """
     from evals.plan import reference_hash
     from evals.preferences import Judge, configured_pairs, judge_sets
-    from evals.report.lines import table_lines
+    from evals.report.lines import all_lines
     from evals.report.pairs import pair_tables
 
     if not (run.evals and run.evals.pairs):
@@ -66,7 +66,7 @@ def evaluate_judge(run: RunConfig, progress: Progress) -> list[str]:
         job = StageJob(folder, {run.name: reference}, data_context(run), progress)
         found = judge_sets(run, job, judge, configured_pairs(run, job, judge))
         write_json_atomic(folder / NAME, {"model": str(place), "hash": judge.hash})
-    return ["", *table_lines(pair_tables(found)), f"results: {folder}"]
+    return ["", *all_lines(pair_tables(found)), f"results: {folder}"]
 
 
 def load_judge(place: Path, device: str) -> ScoreFunction:
@@ -76,8 +76,9 @@ def load_judge(place: Path, device: str) -> ScoreFunction:
         UserError: It is none.
     """
     from align.models import pick_device
-    from reward.gold import is_reward_stage, load_gold
+    from reward.gold import load_gold
     from reward.load import load_reward
+    from reward.parts import is_reward_stage
 
     if is_reward_stage(place):
         return load_reward(place, device=pick_device(device))

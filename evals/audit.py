@@ -1,16 +1,21 @@
-"""The run's reward model in the evaluation: scores of responses, and the audit of itself."""
+"""The run's reward model in the evaluation: scores of responses, and audits of the model itself.
+
+`audit_reward` is the part of the evaluation, `audit_stage` that of `align audit`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from align.artifacts import StageJob, code_hash, json_hash, write_json_atomic
+from align.artifacts import StageJob, code_hash, json_hash, make_folder, write_json_atomic
 from align.config import RunConfig
 from align.references import resolve_reference
+from evals.bias.counterfactual import DRAWS
+from evals.bias.template_items import IDENTITY
 from evals.plan import CODE, Entry, held_rows, reference_hash
 from evals.preferences import COLUMNS, HELD_OUT, Judge, configured_pairs, judge_sets, pair_entry
 from evals.prompts import ScoreFunction
@@ -19,7 +24,12 @@ from evals.stats import Resampling
 from evals.task import item_ids
 
 if TYPE_CHECKING:
+    from reward.audit import Sampling
     from reward.model import RewardModel
+
+AUDIT_CODE = (*CODE, "evals.stats", "evals.significance", "reward")
+Grouped = tuple[Sequence[Any], tuple[str, ...]]
+"""Preference pairs and the columns that hold groups."""
 
 
 class Rewards(NamedTuple):
@@ -95,3 +105,68 @@ def audit_reward(
     )
     write_json_atomic(path, {"key": key, "value": audit})
     return audit | {"pairs": judged}
+
+
+def audit_stage(
+    stage: Path,
+    job: StageJob,
+    sampling: Sampling,
+    pairs: Grouped | None,
+    items: Mapping[str, Sequence[Any]],
+) -> dict[str, Any]:
+    """The audit of a reward stage's score on templates, from disk where it is up to date.
+
+    Args:
+        stage: Its folder.
+        job: Results go to `folder/reward`.
+        sampling: Templates and seed.
+        pairs: For the accuracy by group.
+        items: Task -> further items in the counterfactual format.
+
+    Raises:
+        UserError: See `reward.audit.audit_templates` and `reward.load.load_reward`.
+    """
+    key = {
+        "reward": reference_hash(resolve_reference(str(stage))),
+        "templates": [sampling.templates, sampling.seed],
+        "pairs": None if pairs is None else [json_hash(item_ids(pairs[0])), list(pairs[1])],
+        "items": {name: json_hash(item_ids(rows)) for name, rows in items.items()},
+        "draws": DRAWS,
+        "code": code_hash(AUDIT_CODE),
+    }
+    path = make_folder(job.folder / "reward") / "audit.json"
+    stored: dict[str, Any] | None = cached_json(path, key)
+    if stored is not None:
+        return stored
+    found = _measured(stage, job, sampling, pairs, items)
+    found |= {"model": {"folder": str(stage), "hash": key["reward"]}}
+    write_json_atomic(path, {"key": key, "value": found})
+    return found
+
+
+def _measured(
+    stage: Path,
+    job: StageJob,
+    sampling: Sampling,
+    pairs: Grouped | None,
+    items: Mapping[str, Sequence[Any]],
+) -> dict[str, Any]:
+    """Load the reward model and ask it."""
+    from reward.audit import adjusted, audit_templates
+    from reward.evaluate import accuracy_by_group, audit_scores, score_pairs
+    from reward.load import load_reward
+
+    model, resampling = load_reward(stage), Resampling(DRAWS, seed=sampling.seed)
+    job.progress.note(f"auditing the scores of {stage} on {sampling.templates} templates a measure")
+    spread = model.settings.std if model.settings.n else None
+    found = audit_templates(model, spread, sampling, resampling)
+    found["spread_of"] = "held-out responses" if model.settings.n else "the templates' texts"
+    head = {"stage": "reward", "task": IDENTITY}
+    rows = [head | row for row in found["bias"]]
+    for task, some in items.items():
+        own = audit_scores(model, some, found["spread"], task, resampling)
+        rows += [head | {"task": task} | row for row in own]
+    found["bias"], found["groups"] = adjusted(rows), []
+    if pairs is not None and pairs[1]:
+        found["groups"] = accuracy_by_group(score_pairs(model, pairs[0]), pairs[1])
+    return found

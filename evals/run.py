@@ -117,28 +117,28 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
     return StageResult(metrics=_metrics(ledger), data=records)
 
 
-def evaluate_model(
-    config: RunConfig, job: StageJob, name: str, further: Mapping[str, Entry]
+def evaluate_models(
+    config: RunConfig, job: StageJob, names: tuple[str, ...], entries: Mapping[str, Entry]
 ) -> dict[str, Any]:
-    """Evaluate one model without a run, and return its ledger (on the main process).
+    """Evaluate models on tasks outside a run's stage, and return the ledger (main process).
 
     Args:
-        config: Its `evals` names the tasks.
-        job: Results go below `folder / name`; `inputs` holds the model under `name`.
-        name: The model's.
-        further: Tasks beside those of the configuration.
+        config: Its `evals` says how.
+        job: Results go below `folder / name`; `inputs` holds each model under its name.
+        names: The models', in the order in which they are compared.
+        entries: The tasks.
 
     Raises:
-        UserError: A task or its data is wrong, or nothing could be scored.
+        UserError: Nothing could be scored, or a model equals the one before.
     """
     section = config.evals
     assert section is not None
-    run = _Run(config, job, {**configured_entries(config, job), **further})
+    run = _Run(config, job, entries)
     resampling = Resampling(section.resamples, section.confidence, config.seed)
-    results = _evaluate(run, (name,))
+    results = _evaluate(run, names)
     if not job.team.main:
         return {}
-    ledger = build_ledger(results, resampling) | {"models": _models(run, (name,))}
+    ledger = build_ledger(results, resampling) | {"models": _models(run, names)}
     _write_results(run, results, ledger)
     return ledger
 

@@ -28,7 +28,7 @@ from evals.stats import (
 )
 from reward.functions import RewardFunction
 
-STAGE = "reward"
+STAGE, UNIT = "reward", "sd of scores"
 SMALL = 30
 """Rates over fewer pairs are flagged."""
 
@@ -201,13 +201,19 @@ def audit_scores(
     prompts = [_prompt(item, part[-1]) for item in items for part in PARTS]
     responses = [item[part] for item in items for part in PARTS]
     scores = np.array(model(prompts, responses), dtype=np.float64).reshape(-1, len(PARTS))
+    return signed_rows(items, scores / spread, resampling)
+
+
+def signed_rows(
+    items: Sequence[Mapping[str, Any]], parts: Array, resampling: Resampling
+) -> list[dict[str, Any]]:
+    """Both measures of `audit_scores` from scores (n, 4) in units, in the order of `PARTS`."""
     contrasts = [contrast_of(item) for item in items]
     plain = [c._replace(measure=f"{c.measure}:score") for c in contrasts]
     clusters = [str(item["cluster"]) for item in items]
-    unit = "sd of scores"
-    both = Effects(contrast_values(scores) / spread, contrasts, clusters)
-    level = Effects((scores[:, 0] - scores[:, 2]) / spread, plain, clusters)
-    return [*effect_rows(both, unit, resampling), *effect_rows(level, unit, resampling)]
+    both = Effects(contrast_values(parts), contrasts, clusters)
+    level = Effects(parts[:, 0] - parts[:, 2], plain, clusters)
+    return [*effect_rows(both, UNIT, resampling), *effect_rows(level, UNIT, resampling)]
 
 
 def _prompt(item: Mapping[str, Any], side: str) -> Prompt:

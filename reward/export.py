@@ -1,4 +1,4 @@
-"""A reward model as a plain transformers classifier: the adapter merged, the head kept."""
+"""A stage as a plain transformers folder: of a reward model with its head, as a classifier."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from safetensors.torch import load_file
 
 from align.adapters import WEIGHTS, adapter_settings, add_lora
 from align.errors import UserError
-from align.export import write_folder
+from align.export import export_model, write_folder
 from align.models import load_model, save_model
 from align.references import resolve_reference
 from reward.encoder import keep_ends
 from reward.ensemble import MEMBERS, EnsembleSettings, is_ensemble
-from reward.parts import CONFIG_NAME, RewardSettings, read_head
+from reward.parts import RewardSettings, is_reward_stage, read_head
 from reward.start import build_classifier
 
 
-def is_reward(stage: Path) -> bool:
-    """Whether a folder is a reward stage."""
-    return any((stage / kind / CONFIG_NAME).is_file() for kind in ("adapter", "model"))
+def export_stage(name: str, out: Path) -> None:
+    """Write a reward stage as a classifier, any other stage or model with its adapters merged.
+
+    Raises:
+        UserError: See `export_reward` and `align.export.export_model`.
+    """
+    if is_reward_stage(Path(name)):
+        export_reward(Path(name), out)
+    else:
+        export_model(resolve_reference(name), out)
 
 
 def export_reward(stage: Path, out: Path) -> Path:

@@ -16,6 +16,7 @@ from align.data.encoding import response_text
 from align.errors import UserError
 from reward.combine import import_function
 from reward.functions import RewardFunction
+from reward.parts import is_reward_stage
 
 if TYPE_CHECKING:
     from reward.model import RewardModel
@@ -60,13 +61,6 @@ def load_gold(name: str, device: str) -> RewardFunction:
     if is_reward_stage(Path(name)):
         return load_stage(Path(name), device)
     return _classifier(name, device)
-
-
-def is_reward_stage(folder: Path) -> bool:
-    """Whether a folder is that of a finished reward stage."""
-    from reward.parts import CONFIG_NAME
-
-    return (folder / "manifest.json").is_file() and any(folder.glob(f"*/{CONFIG_NAME}"))
 
 
 def load_stage(folder: Path, device: str) -> RewardModel:

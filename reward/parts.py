@@ -23,6 +23,11 @@ CONFIG_NAME = "reward_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 
 
+def is_reward_stage(folder: Path) -> bool:
+    """Whether a folder is that of a reward stage."""
+    return any((folder / part / CONFIG_NAME).is_file() for part in ("adapter", "model"))
+
+
 class Trunk(Protocol):
     """A language model without its vocabulary head."""
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from evals.engine import Engine
 
+DRAWS = 20_000
+"""Draws of a permutation: the least p must survive an adjustment over some hundred rows."""
+
 
 @dataclass(frozen=True)
 class CounterfactualTask:
@@ -37,7 +40,8 @@ class CounterfactualTask:
     definition: str = (
         "[ll(preferred_a | prompt_a) - ll(dispreferred_a | prompt_a)] - [the same for b] in nats, "
         "ll the summed log-probability of the continuation (with EOS in a dialogue); mean over "
-        "items, t interval over name pairs; controls swap two names of one group, so theirs is 0"
+        "items, t interval over clusters (name pairs or templates); controls swap two terms of one "
+        "group, so theirs is 0"
     )
 
     def evaluate(self, engine: Engine, rows: Sequence[Row]) -> TaskResult:
@@ -61,14 +65,14 @@ class CounterfactualTask:
 
     def bias(self, result: TaskResult, confidence: float) -> list[dict[str, Any]]:
         """Mean contrast by measure, attribute, groups and control, in nats."""
-        resampling = Resampling(confidence=confidence)
+        resampling = Resampling(DRAWS, confidence)
         return effect_rows(_effects(result), "nats", resampling)
 
     def bias_changes(
         self, before: TaskResult, after: TaskResult, confidence: float
     ) -> list[dict[str, Any]]:
         """Change of the mean contrasts, paired on the items."""
-        resampling = Resampling(confidence=confidence)
+        resampling = Resampling(DRAWS, confidence)
         return change_rows(_effects(before), _effects(after), resampling)
 
 

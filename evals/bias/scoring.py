@@ -34,7 +34,9 @@ def score_items(engine: Engine, items: Sequence[Sequence[Request]], where: str) 
         UserError: No item could be scored.
     """
     flat = [request for requests in items for request in requests]
-    scores = engine.loglikelihoods(flat).sums.reshape(len(items), -1)
+    unique = {request: place for place, request in enumerate(dict.fromkeys(flat))}
+    sums = engine.loglikelihoods(list(unique)).sums
+    scores = sums[[unique[request] for request in flat]].reshape(len(items), -1)
     finite = np.isfinite(scores).all(axis=1)
     places = [int(index) for index in np.flatnonzero(finite)]
     missing: Counter[str] = Counter()

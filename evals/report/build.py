@@ -15,6 +15,7 @@ from align.artifacts import write_json_atomic, write_text_atomic
 from align.config import GateRule, ReportConfig
 from evals.gate import Outcome, Verdict, judge
 from evals.report import texts
+from evals.report.audit import audit_section
 from evals.report.collect import Run, collect, skipped
 from evals.report.forest import forest_blocks
 from evals.report.groups import difference_table, group_tables, unknown_sentence
@@ -97,6 +98,7 @@ def _as_json(run: Run, verdict: Verdict, page: Page) -> dict[str, Any]:
         "skipped": [{"where": where, "why": why} for where, why in skipped(run)],
         "curves": {stage: curves(stage, log) for stage, log in run.logs.items() if log},
         "ledger": run.ledger,
+        "audit": run.audit,
     }
 
 
@@ -125,6 +127,7 @@ def _sections(run: Run, verdict: Verdict, report: ReportConfig) -> tuple[Section
             "Neither was PPO evaluated while it trained (`ppo.eval_updates`), nor best-of-n drawn "
             "(`evals.best_of`).",
         ),
+        audit_section(run.audit),
         Section("training", "Training", _training_blocks(run), "No stage has logged its training."),
         Section(
             "samples",

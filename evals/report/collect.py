@@ -36,6 +36,8 @@ class Run:
     """What PPO warned of, with update and numbers, by a short name."""
     ppo_rewards: Sequence[Mapping[str, Any]] = ()
     """What PPO's score is made of: name, signature, weight, clip, normalise."""
+    audit: Mapping[str, Any] = field(default_factory=dict)
+    """What `align audit` of the run stored; empty where it did not run."""
 
     @property
     def confidence(self) -> float:
@@ -75,6 +77,7 @@ def collect(run_folder: Path) -> Run:
         ledger=read_ledger(run_folder / STAGES[-1] / "ledger.json"),
         ppo_warnings=ppo.get("warnings", {}),
         ppo_rewards=ppo.get("rewards", ()),
+        audit=_read_object(run_folder / "6-audit" / "audit.json", "audit"),
     )
 
 

@@ -12,12 +12,12 @@ from evals.report.tables import bias_table, capability_table
 
 def ledger_lines(ledger: Mapping[str, Any]) -> list[str]:
     """Capability and, where it was measured, bias of every model with the paired differences."""
-    return table_lines([capability_table(ledger), bias_table(ledger)])
+    return all_lines([capability_table(ledger), bias_table(ledger)])
 
 
-def table_lines(tables: Iterable[Table]) -> list[str]:
+def all_lines(tables: Iterable[Table]) -> list[str]:
     """Tables that have rows, an empty line below each."""
-    return [line for table in tables if table.rows for line in [*_lines(table), ""]]
+    return [line for table in tables if table.rows for line in [*table_lines(table), ""]]
 
 
 def comparison_lines(tables: Mapping[str, Any]) -> list[str]:
@@ -29,11 +29,11 @@ def comparison_lines(tables: Mapping[str, Any]) -> list[str]:
         f"Intervals {tables['confidence']:.0%}; differences are paired on the same items; q: p "
         "adjusted over the table (Benjamini-Hochberg); detectable: found with 80% power."
     )
-    agreed = table_lines([agreement_table(tables.get("agreement") or ())])
+    agreed = all_lines([agreement_table(tables.get("agreement") or ())])
     return [*models, "", *ledger_lines(tables), *agreed, how, *said]
 
 
-def _lines(table: Table) -> list[str]:
+def table_lines(table: Table) -> list[str]:
     """One line a row, in columns; a heading is a line of its own above its rows."""
     rows = [list(table.header), *(_texts(row) for row in table.rows)]
     full = [row for row in rows if len(row) == len(table.header)]

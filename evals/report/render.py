@@ -31,7 +31,7 @@ class Page:
     """Dates from the manifests."""
     purpose: str
     outcome: str
-    """pass, fail or insufficient evidence."""
+    """pass, fail or insufficient evidence; empty where nothing was judged."""
     verdict: str
     """One sentence on the outcome."""
     sections: Sequence[Section]
@@ -58,7 +58,7 @@ def render_markdown(page: Page) -> str:
 
 
 def _word(page: Page) -> str:
-    return OUTCOMES[page.outcome]
+    return OUTCOMES[page.outcome] if page.outcome else ""
 
 
 def _environment(*, escape: bool) -> Environment:

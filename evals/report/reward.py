@@ -47,7 +47,7 @@ def reward_blocks(ledger: Ledger) -> list[Block]:
         bias_table(audit),
     ]
     if audit.get("bias"):
-        blocks.append(_drift_table(ledger, audit))
+        blocks.append(drift_table(ledger, audit))
     if audit.get("groups"):
         blocks.append(group_table(audit["groups"], "Reward model: accuracy by group"))
     return blocks
@@ -138,7 +138,7 @@ def bias_table(audit: Audit) -> Table:
     return Table("Reward model: bias", header, tuple(rows), empty, notes if rows else ())
 
 
-def _drift_table(ledger: Ledger, audit: Audit) -> Table:
+def drift_table(ledger: Ledger, audit: Audit) -> Table:
     """Does the reward model's preference predict where PPO moved the policy?"""
     stages = list(ledger.get("stages") or ())
     before, last = stages[-2:] if len(stages) > 1 else ("", "")

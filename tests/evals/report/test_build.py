@@ -18,6 +18,7 @@ SECTIONS = (
     "bias",
     "groups",
     "reward",
+    "audit",
     "training",
     "samples",
     "method",
