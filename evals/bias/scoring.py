@@ -23,6 +23,8 @@ class Scored(NamedTuple):
     """Index of each scored item among all items."""
     scores: Array
     """(items, requests an item), in nats."""
+    tokens: Array
+    """Tokens that each of them sums over, of the same shape."""
     missing: dict[str, int]
     """Reason -> items that could not be scored."""
 
@@ -34,7 +36,9 @@ def score_items(engine: Engine, items: Sequence[Sequence[Request]], where: str) 
         UserError: No item could be scored.
     """
     flat = [request for requests in items for request in requests]
-    scores = engine.loglikelihoods(flat).sums.reshape(len(items), -1)
+    found = engine.loglikelihoods(flat)
+    scores = found.sums.reshape(len(items), -1)
+    tokens = found.tokens.reshape(len(items), -1).astype(np.float64)
     finite = np.isfinite(scores).all(axis=1)
     places = [int(index) for index in np.flatnonzero(finite)]
     missing: Counter[str] = Counter()
@@ -42,4 +46,4 @@ def score_items(engine: Engine, items: Sequence[Sequence[Request]], where: str) 
         missing[next(filter(None, map(engine.problem, items[index])), "not finite")] += 1
     if not places:
         raise UserError(f"no item could be scored ({dict(missing)})", where=where)
-    return Scored(places, scores[places], dict(missing))
+    return Scored(places, scores[places], tokens[places], dict(missing))

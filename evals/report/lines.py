@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.report.layout import Row, Table
-from evals.report.tables import bias_table, capability_table
+from evals.report.tables import bias_table, capability_table, caveats
 
 
 def ledger_lines(ledger: Mapping[str, Any]) -> list[str]:
-    """Capability and, where it was measured, bias of every model with the paired differences."""
+    """Capability and, where it was measured, bias of every model with the paired differences.
+
+    The caveats of bias suites stand below.
+    """
     tables = [capability_table(ledger), bias_table(ledger)]
-    return [line for table in tables if table.rows for line in [*_lines(table), ""]]
+    lines = [line for table in tables if table.rows for line in [*_lines(table), ""]]
+    return [*lines, *caveats(ledger)]
 
 
 def comparison_lines(tables: Mapping[str, Any]) -> list[str]:
