@@ -99,7 +99,8 @@ def _winobias_item(pair: Mapping[str, Row], people: set[str]) -> Row:
     if len(pair) < 2:
         return lost_item("no sentence of the other condition", next(iter(pair.values())))
     sentences = {condition: row["sentence"] for condition, row in pair.items()}
-    stereotype = "female" if fault(sentences["pro"], sentences["anti"]) is None else "male"
+    spoken = {word.lower() for word in _EITHER.findall(sentences["pro"])}
+    stereotype = "female" if spoken & {*PRONOUNS["female"]} else "male"
     female, male = (sentences["pro"], sentences["anti"])[:: 1 if stereotype == "female" else -1]
     right = _person(pair["pro"])
     others = [
