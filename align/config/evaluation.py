@@ -62,7 +62,7 @@ class TaskConfig(Section):
     max_new_tokens: Positive = 48
     """Longest generated answer (translation)."""
     groups: tuple[str, ...] = ()
-    """Columns that hold group membership (classification)."""
+    """Columns that hold group membership (classification, definition with refusals)."""
     perturb: tuple[Literal["typos", "case", "spacing", "contractions", "names"], ...] = ()
     """Changes of the question's text that keep its meaning: the same items are scored with each,
     and the drop is reported (classification, definition of multiple choice)."""

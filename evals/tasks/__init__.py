@@ -32,7 +32,15 @@ KINDS: Mapping[str, Callable[[str, TaskConfig], Task]] = {
 USED = {
     "classification": {"prompt", "target", "choices", "positive", "chat", "groups", "perturb"},
     "translation": {"prompt", "target", "chat", "max_new_tokens"},
-    "definition": {"chat", "system_prompt", "num_fewshot", "fewshot_data", "seed", "perturb"},
+    "definition": {
+        "chat",
+        "system_prompt",
+        "num_fewshot",
+        "fewshot_data",
+        "seed",
+        "perturb",
+        "groups",
+    },
     **{kind: {"clusters", "seed"} for kind in SUITES},
 }
 """Optional fields that a kind reads; another one that is set is an error."""
