@@ -91,6 +91,7 @@ def test_shares_are_clustered_where_items_hang_together() -> None:
     wider = levels(together, [SHARE], DRAWS)[0]
     assert wider["high"] - wider["low"] > row["high"] - row["low"]
     assert (wider["clusters"], row["clusters"]) == (4, 8)
+    assert wider["p"] == 1  # the clusters' signs are +, -, -, +
 
 
 def test_changes_pair_the_items() -> None:

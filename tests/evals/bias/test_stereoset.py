@@ -46,7 +46,7 @@ def test_scores_are_means_over_targets_by_hand(result_of: Any, numbers: Any) -> 
     items = TASK.items([*[make_row("cook")] * 3, make_row("nurse")])
     # scores a token: stereotype, anti-stereotype, unrelated
     means = [(-1, -2, -3), (-2, -1, -3), (-3, -2, -1), (-1, -2, -1.5)]
-    tokens = [(3, 4, 5)] * 4
+    tokens = [(9, 4, 1)] * 4  # sums alone would order the sentences otherwise
     found = numbers(STEREOSET, result_of(STEREOSET, items, np.multiply(means, tokens), tokens))
     # cook: stereotype ahead in 1 of 3, related ahead of unrelated in 2 + 2 + 0 of 6
     # nurse: 1 of 1, and 1 of 2. Means over the two targets, not over four items:
