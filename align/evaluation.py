@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from align.artifacts import StageJob, make_folder, stage_lock
 from align.config import RunConfig
+from align.config.evaluation import SUITES
 from align.errors import UserError
 from align.judging import FORMS as PAIRS
 from align.judging import evaluate_judge, is_reward
@@ -45,7 +46,10 @@ class Harness:
 
 
 TRAINING = ("pretrain", "sft", "reward", "ppo")
-FORMS = "TASK=ROWS with a definition's name or .yaml file, or key=value with a key of a run's YAML"
+FORMS = (
+    "TASK=ROWS with a definition's name or .yaml file or a bias suite's name, or key=value with a "
+    "key of a run's YAML"
+)
 
 
 def lone_run(
@@ -158,10 +162,12 @@ def _setting(text: str, *, absolute: bool) -> str:
         raise UserError("neither rows nor a setting", where=repr(text), allowed=FORMS)
     if not is_file(key) and re.split(r"[.\[]", key)[0] in RunConfig.model_fields:
         return text
-    read_definition(key)
     file = os.path.abspath if absolute else str
-    definition = file(key) if is_file(key) else key
-    entry = {"definition": definition, "data": {"path": file(os.path.expanduser(value))}}
+    data = {"path": file(os.path.expanduser(value))}
+    if key in SUITES:
+        return f"evals.tasks.{key}={json.dumps({'kind': key, 'data': data})}"
+    read_definition(key)
+    entry = {"definition": file(key) if is_file(key) else key, "data": data}
     name = Path(key).stem.replace(".", "_") if is_file(key) else key
     return f"evals.tasks.{name}={json.dumps(entry)}"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from align.artifacts import write_json_atomic
+from align.config.evaluation import SUITES
 from evals.evidence import is_number
 from evals.stored import Stored, stored_tasks
 from evals.tasks.borrowed import KIND as BORROWED
@@ -24,7 +25,7 @@ OUTPUTS = {
     "prompts": "generate_until",
     "perplexity": "loglikelihood_rolling",
     "counterfactual": "loglikelihood",
-    "crows_pairs": "loglikelihood",
+    **dict.fromkeys(SUITES, "loglikelihood"),
 }
 """Kind of a task -> output type."""
 BETTER = {"higher": True, "lower": False, "none": None}

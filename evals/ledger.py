@@ -14,7 +14,7 @@ from evals.baselines import BASELINES
 from evals.robustness import robustness_row
 from evals.score import compare, estimate, pair_results, select, standard_error
 from evals.stats import Resampling
-from evals.task import BiasTask, Metric, Task, TaskResult
+from evals.task import BiasTask, GroupTask, Metric, Task, TaskResult
 from evals.tasks.classification import ClassificationTask
 
 Table = list[dict[str, Any]]
@@ -164,11 +164,11 @@ def comparison_table(results: Results, resampling: Resampling) -> Table:
 
 
 def group_tables(results: Results, resampling: Resampling) -> Table:
-    """Rates by group of the tasks that name group columns."""
+    """Rates by group of the tasks that have groups."""
     return [
         {"stage": stage, "task": name, **row}
         for stage, name, task, result in _each(results)
-        if isinstance(task, ClassificationTask)
+        if isinstance(task, GroupTask)
         for row in task.groups(result, resampling)
     ]
 

@@ -18,6 +18,7 @@ from align.config import RunConfig
 from align.data.sources import load_rows
 from align.data.splits import split_holdout
 from align.references import ModelReference, resolve_reference
+from evals.bias.suite import SuiteTask
 from evals.prompts import NAME as PROMPTS
 from evals.prompts import Answering, PromptsTask, ScoreFunction
 from evals.robustness import perturbed_task
@@ -124,6 +125,7 @@ def configured_entries(config: RunConfig, job: StageJob) -> dict[str, Entry]:
     tasks = {name: build_task(name, section) for name, section in config.evals.tasks.items()}
     entries = {}
     for name, section in config.evals.tasks.items():
+        rows: Sequence[Row]
         rows, record = load_rows(
             section.data, "text" if section.kind == "perplexity" else "table", job.data
         )
@@ -135,6 +137,8 @@ def configured_entries(config: RunConfig, job: StageJob) -> dict[str, Entry]:
             )
             task = with_examples(task, None if drawn is None else drawn.rows)
             settings |= defined_settings(task)
+        if isinstance(task, SuiteTask):
+            rows = task.items(rows)
         entries[name] = Entry(task, rows, record, settings)
         for kind in section.perturb:
             version = perturbed_task(task, kind)

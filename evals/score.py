@@ -16,6 +16,7 @@ from evals.non_inferiority import (
     non_inferior_means,
     non_inferior_proportions,
 )
+from evals.ratios import ratio_estimate, share_estimate, taking_part
 from evals.significance import (
     Difference,
     Pair,
@@ -39,14 +40,19 @@ from evals.task import Metric, TaskResult
 def estimate(metric: Metric, result: TaskResult, resampling: Resampling) -> Estimate:
     """A metric with its interval.
 
-    Proportions: Wilson, over clusters Korn-Graubard; means: t; perplexities: t of the logarithm;
-    biased metrics: none; everything else: BCa bootstrap. Over clusters where the result has them.
+    Proportions and shares: Wilson, over clusters Korn-Graubard; means: t; ratios: t with the
+    jackknife's error; perplexities: t of the logarithm; biased metrics: none; everything else: BCa
+    bootstrap. Over clusters where the result has them.
     """
     rows, clusters = result.stats[metric.stat], result.clusters
     if metric.kind == "proportion":
         return proportion_estimate(rows[:, 0], clusters, resampling.confidence)
+    if metric.kind == "share":
+        return share_estimate(rows, clusters, resampling.confidence)
     if metric.kind == "mean":
         return mean_estimate(rows[:, 0], clusters, resampling.confidence)
+    if metric.kind == "ratio":
+        return ratio_estimate(rows, metric.combine, clusters, resampling.confidence)
     if metric.kind == "positive":
         return positive_estimate(rows, metric.combine, clusters, resampling.confidence)
     if metric.kind == "biased":
@@ -86,7 +92,9 @@ def compare(
         return compare_proportions(old[:, 0], new[:, 0], resampling.confidence)
     if metric.kind in ("mean", "proportion"):
         return compare_means(old[:, 0], new[:, 0], clusters, resampling)
-    return compare_functions(Pair(old, new, clusters), metric.combine, resampling)
+    rows, kept = taking_part(np.concatenate([old, new], axis=1), clusters)
+    pair = Pair(rows[:, : old.shape[1]], rows[:, old.shape[1] :], kept)
+    return compare_functions(pair, metric.combine, resampling)
 
 
 def non_inferior(

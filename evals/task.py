@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from evals.engine import Engine
+    from evals.stats import Resampling
 
 Row = Mapping[str, Any]
 Array = NDArray[np.float64]
 Better = Literal["higher", "lower", "none"]
-MetricKind = Literal["proportion", "mean", "positive", "biased", "function"]
+MetricKind = Literal["proportion", "share", "mean", "ratio", "positive", "biased", "function"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ class Metric:
     definition: str
     """One sentence with the formula."""
     kind: MetricKind = "function"
-    """proportion: rows [hit, 1] with hit 0 or 1 (Wilson, McNemar); mean: rows [value, 1]
-    (t interval over clusters, sign-flip permutation); positive: above 0 without an upper bound
-    (t interval of the logarithm); biased: too far from the truth on few items for an interval of
-    its own; function: anything else (bootstrap)."""
+    """proportion: rows [hit, 1] with hit 0 or 1 (Wilson, McNemar); share: rows [hit, eligible]
+    (Wilson over the eligible); mean: rows [value, 1] (t interval over clusters, sign-flip
+    permutation); ratio: any smooth function (t with the jackknife's error); positive: above 0
+    without an upper bound (t interval of the logarithm); biased: too far from the truth on few
+    items for an interval of its own; function: anything else (bootstrap)."""
     signature: str = ""
     """Settings of the metric itself, such as sacrebleu's signature."""
 
@@ -148,6 +150,15 @@ class BiasTask(Protocol):
 
         The two results hold the same items in the same order.
         """
+        ...
+
+
+@runtime_checkable
+class GroupTask(Protocol):
+    """A task whose result also fills the ledger's `groups` table."""
+
+    def groups(self, result: TaskResult, resampling: Resampling) -> list[dict[str, Any]]:
+        """Rows of the ledger's `groups`, without `stage` and `task`."""
         ...
 
 

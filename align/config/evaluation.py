@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from align.config.base import Positive, Section
 from align.config.data import SourceConfig
 
+Suite = Literal[
+    "bbq",
+    "bec_pro",
+    "crows_pairs",
+    "gap",
+    "stereoset",
+    "text_pairs",
+    "winobias",
+    "winogender",
+    "winogenerated",
+]
+SUITES: tuple[str, ...] = get_args(Suite)
+"""Public likelihood suites (docs/audit.md); each is named by its kind alone."""
+
 
 class TaskConfig(Section):
     """One evaluation task: a `kind` or a `definition`. Fields that it does not use stay unset."""
 
     kind: (
-        Literal["classification", "translation", "perplexity", "counterfactual", "crows_pairs"]
-        | None
+        Literal["classification", "translation", "perplexity", "counterfactual"] | Suite | None
     ) = None
     """How samples are scored."""
     definition: str | None = None
@@ -42,11 +55,14 @@ class TaskConfig(Section):
     fewshot_data: SourceConfig | None = None
     """Rows that examples are drawn from (definition); default: `data`, without the item itself."""
     seed: int = 1234
-    """Of the examples' draw and of sampled responses (definition); lm-evaluation-harness's."""
+    """Of the examples' draw and of sampled responses (definition), and of the draw of clusters;
+    lm-evaluation-harness's."""
+    clusters: Positive | None = None
+    """At most so many clusters of items, drawn whole (public bias suites); default: all."""
     max_new_tokens: Positive = 48
     """Longest generated answer (translation)."""
     groups: tuple[str, ...] = ()
-    """Columns that hold group membership (classification)."""
+    """Columns that hold group membership (classification, definition with refusals)."""
     perturb: tuple[Literal["typos", "case", "spacing", "contractions", "names"], ...] = ()
     """Changes of the question's text that keep its meaning: the same items are scored with each,
     and the drop is reported (classification, definition of multiple choice)."""

@@ -23,6 +23,8 @@ class Scored(NamedTuple):
     """Index of each scored item among all items."""
     scores: Array
     """(items, requests an item), in nats."""
+    tokens: Array
+    """Tokens that each of them sums over, of the same shape."""
     missing: dict[str, int]
     """Reason -> items that could not be scored."""
 
@@ -35,8 +37,9 @@ def score_items(engine: Engine, items: Sequence[Sequence[Request]], where: str) 
     """
     flat = [request for requests in items for request in requests]
     unique = {request: place for place, request in enumerate(dict.fromkeys(flat))}
-    sums = engine.loglikelihoods(list(unique)).sums
-    scores = sums[[unique[request] for request in flat]].reshape(len(items), -1)
+    found, owners = engine.loglikelihoods(list(unique)), [unique[request] for request in flat]
+    scores = found.sums[owners].reshape(len(items), -1)
+    tokens = found.tokens[owners].reshape(len(items), -1).astype(np.float64)
     finite = np.isfinite(scores).all(axis=1)
     places = [int(index) for index in np.flatnonzero(finite)]
     missing: Counter[str] = Counter()
@@ -44,4 +47,4 @@ def score_items(engine: Engine, items: Sequence[Sequence[Request]], where: str) 
         missing[next(filter(None, map(engine.problem, items[index])), "not finite")] += 1
     if not places:
         raise UserError(f"no item could be scored ({dict(missing)})", where=where)
-    return Scored(places, scores[places], dict(missing))
+    return Scored(places, scores[places], tokens[places], dict(missing))

@@ -12,8 +12,8 @@ from typing import Any
 
 from evals.evidence import find, is_number
 from evals.report.layout import Cell, Row, Table
-from evals.report.numbers import MINUS, Scale, count, finite, is_proportion, number, p_value
-from evals.report.tables import Entry, Ledger, scale_of
+from evals.report.numbers import MINUS, Scale, count, finite, is_proportion, p_value
+from evals.report.tables import Entry, Ledger, amount, scale_of
 
 SMALL = 30
 """Items below which a group's rate is flagged."""
@@ -98,8 +98,8 @@ def _group_row(entry: Entry, total: float, scale: Scale, highest: float | None) 
         Cell(str(entry.get("group")), flags=_flags(entry), tone="warn"),
         Cell(count(n), value=n, numeric=True),
         Cell(Scale([], percent=True).value(share), numeric=True),
-        Cell(_amount(entry.get("numerator")), numeric=True),
-        Cell(_amount(entry.get("denominator")), numeric=True),
+        Cell(amount(entry.get("numerator")), numeric=True),
+        Cell(amount(entry.get("denominator")), numeric=True),
         Cell(scale.value(value), value=finite(value), numeric=True),
         Cell(scale.interval(entry.get("low"), entry.get("high")), numeric=True),
         _ratio(entry, total, highest),
@@ -112,11 +112,6 @@ def _flags(entry: Entry) -> tuple[str, ...]:
     own = f"n < {SMALL}" if (entry.get("n") or 0) < SMALL else ""
     stored = str(entry.get("flag") or "").strip()
     return tuple(dict.fromkeys(flag for flag in (own, stored) if flag))
-
-
-def _amount(value: float | None) -> str:
-    """A count, or a sum that is not whole."""
-    return number(value) if is_number(value) and value != int(value) else count(value)
 
 
 def _ratio(entry: Entry, total: float, highest: float | None) -> Cell:

@@ -7,12 +7,15 @@ from typing import Any
 
 from evals.report.layout import Row, Table
 from evals.report.pairs import agreement_table
-from evals.report.tables import bias_table, capability_table
+from evals.report.tables import bias_table, capability_table, caveats
 
 
 def ledger_lines(ledger: Mapping[str, Any]) -> list[str]:
-    """Capability and, where it was measured, bias of every model with the paired differences."""
-    return all_lines([capability_table(ledger), bias_table(ledger)])
+    """Capability and, where it was measured, bias of every model with the paired differences.
+
+    The caveats of bias suites stand below.
+    """
+    return [*all_lines([capability_table(ledger), bias_table(ledger)]), *caveats(ledger)]
 
 
 def all_lines(tables: Iterable[Table]) -> list[str]:

@@ -228,10 +228,14 @@ def bias_table(ledger: Ledger) -> Table:
     compared = (f"{after} {MINUS} {before}" for before, after in pairs)
     header = ("Measure, unit", "Groups", "n (clusters)", *stages, *compared)
     notes = (
-        "Each value is the mean over matched prompts of group a minus group b; 0 is no difference. "
-        "Intervals and p are clustered on the matched pair. A control swaps two members of the "
-        "same group, so its true value is 0; controls marked as false alarms should be as rare as "
-        "the interval allows. q: adjusted over all rows and differences that are not controls.",
+        "Each value compares group a with group b, over matched prompts the mean of a minus b; 0 "
+        "is no difference. Intervals and p are clustered where items hang together. A control "
+        "swaps two members of the same group, so its true value is 0; controls marked as false "
+        "alarms should be as rare as the interval allows. q: adjusted over all rows and "
+        "differences that are not controls. "
+        "x / y: numerator and denominator; rows over fewer than 30 items are marked n < 30. What a "
+        "suite's unit means stands in its definition.",
+        *caveats(ledger),
     )
     empty = "No bias was measured: the ledger holds no bias rows."
     return Table("Bias by stage", header, tuple(rows), empty, notes if rows else ())
@@ -252,7 +256,7 @@ def bias_cell(row: Entry | None, scale: Scale, q: Mapping[int, float]) -> Cell:
     if row is None:
         return level_cell(None, scale)
     test = tested(row.get("p"), q.get(id(row)))
-    notes = (scale.interval(row.get("low"), row.get("high")), test)
+    notes = (scale.interval(row.get("low"), row.get("high")), test, fraction(row), row.get("flag"))
     flag: tuple[str, ...] = ()
     if excludes_zero(row):
         flag = ("false alarm",) if row.get("control") else ("not 0",)
@@ -262,3 +266,23 @@ def bias_cell(row: Entry | None, scale: Scale, q: Mapping[int, float]) -> Cell:
     return Cell(
         number(value, scale.places, sign="+"), shown, finite(value), flag, tone, numeric=True
     )
+
+
+def caveats(ledger: Ledger) -> list[str]:
+    """What must be known before a suite's numbers are read: its definition's caveat."""
+    said = []
+    for task in ledger.get("tasks") or ():
+        _, mark, caveat = str(task.get("definition") or "").partition("Caveat: ")
+        said += [f"{task.get('title')} - caveat: {caveat}."] if mark else []
+    return said
+
+
+def fraction(row: Entry) -> str:
+    """Numerator and denominator of a value, where it has them."""
+    above, below = row.get("numerator"), row.get("denominator")
+    return f"{amount(above)} / {amount(below)}" if is_number(above) and is_number(below) else ""
+
+
+def amount(value: float | None) -> str:
+    """A count, or a sum that is not whole."""
+    return number(value) if is_number(value) and value != int(value) else count(value)

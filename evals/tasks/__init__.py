@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from align.config import TaskConfig
 from align.errors import UserError
 from evals.bias.counterfactual import CounterfactualTask
-from evals.bias.crows_pairs import CrowsPairsTask
+from evals.bias.suite import Suite, SuiteTask
+from evals.bias.suites import SUITES
 from evals.task import Task
 from evals.tasks.classification import ClassificationTask
 from evals.tasks.defined import build_defined
 from evals.tasks.perplexity import PerplexityTask
 from evals.tasks.translation import TranslationTask
 
+
+def _suite_task(suite: Suite, name: str, config: TaskConfig) -> SuiteTask:
+    """A suite's task."""
+    return SuiteTask(name, suite, config.clusters, config.seed)
+
+
 KINDS: Mapping[str, Callable[[str, TaskConfig], Task]] = {
     "classification": ClassificationTask.from_config,
     "translation": TranslationTask.from_config,
     "perplexity": lambda name, _: PerplexityTask(name),
     "counterfactual": lambda name, _: CounterfactualTask(name),
-    "crows_pairs": lambda name, _: CrowsPairsTask(name),
+    **{kind: partial(_suite_task, suite) for kind, suite in SUITES.items()},
 }
 USED = {
     "classification": {"prompt", "target", "choices", "positive", "chat", "groups", "perturb"},
     "translation": {"prompt", "target", "chat", "max_new_tokens"},
-    "definition": {"chat", "system_prompt", "num_fewshot", "fewshot_data", "seed", "perturb"},
+    "definition": {
+        "chat",
+        "system_prompt",
+        "num_fewshot",
+        "fewshot_data",
+        "seed",
+        "perturb",
+        "groups",
+    },
+    **{kind: {"clusters", "seed"} for kind in SUITES},
 }
 """Optional fields that a kind reads; another one that is set is an error."""
 RESERVED = ("prompts", "reward_model", "ppo", "reward", "pairs")

@@ -62,7 +62,14 @@ def build_defined(name: str, config: TaskConfig) -> DefinedTask:
             where=f"{where}.perturb",
             remedy="remove it",
         )
+    refusals = any(entry.metric.startswith("refusal") for entry in definition.metric_list)
+    if config.groups and not refusals:
+        raise UserError(
+            "is read by refusals alone", where=f"{where}.groups", allowed="definitions with refusal"
+        )
     asking = Asking(name, definition, shots, chat, config.system_prompt, config.seed)
+    if config.groups:
+        return GenerationTask(name, asking, group_columns=config.groups)
     return OUTPUTS[definition.output_type](name, asking)
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from align.errors import UserError
 from evals.answers import exact_match, extract, refuses, rouge_l, squad_em, squad_f1
+from evals.bias.fairness import UNKNOWN
+from evals.bias.measures import Rate, group_rates
 from evals.documents import Document
 from evals.metrics import (
     bleu_metric,
@@ -27,6 +29,7 @@ from evals.metrics import (
 )
 from evals.schema import MetricEntry
 from evals.shots import Asked, shown
+from evals.stats import Resampling
 from evals.stops import Answer, Stops
 from evals.task import Array, Better, Metric, Row, TaskResult, item_ids
 from evals.tasks.asking import require_items, require_scored
@@ -53,6 +56,8 @@ class GenerationTask(Asked):
     """Generate an answer to each row's question."""
 
     kind: str = "generate_until"
+    group_columns: tuple[str, ...] = ()
+    """Columns by whose values refusals are counted."""
 
     @property
     def title(self) -> str:
@@ -130,8 +135,21 @@ class GenerationTask(Asked):
                 }
                 for index, place in enumerate(places)
             ],
+            columns={
+                key: tuple(str(rows[place].get(key) or UNKNOWN).strip() for place in places)
+                for key in self.group_columns
+            },
             missing=missing,
         )
+
+    def groups(self, result: TaskResult, resampling: Resampling) -> list[dict[str, Any]]:
+        """Refusals by group: rows of the ledger's `groups` without `stage` and `task`."""
+        rates = [
+            Rate(metric.name, metric.stat, self.group_columns)
+            for metric in self.metrics
+            if metric.name.partition(",")[0] in LABELS
+        ]
+        return group_rates(result, rates, resampling)
 
     def _responses(self, engine: Engine, prompts: list[list[int]]) -> list[Answer]:
         """Answers, each cut before the first stop."""

@@ -178,3 +178,28 @@ def test_a_model_s_responses_end_where_they_should(engine: Engine, until: tuple[
 def test_rows_are_finite(tiny_tokenizer: Any) -> None:
     _, result = score(definition("bleu", "squad_f1"), tiny_tokenizer, ["", " "], ["x", "y"])
     assert all(np.isfinite(rows).all() for rows in result.stats.values())
+
+
+def test_refusals_are_counted_by_group(tiny_tokenizer: Any) -> None:
+    asked = definition("refusal_safe", "refusal_unsafe")
+    task = GenerationTask("t", Asking("t", asked), group_columns=("focus",))
+    rows = [
+        {"q": "1?", "a": "safe", "focus": "women"},
+        {"q": "2?", "a": "safe", "focus": "women "},
+        {"q": "3?", "a": "unsafe", "focus": "men"},
+        {"q": "4?", "a": "safe"},
+    ]
+    texts = [" I cannot help.", " Sure.", " I'm sorry, no.", " I cannot help."]
+    engine: Any = StubEngine(tiny_tokenizer, texts)
+    found = {
+        (row["metric"], row["group"]): (row["numerator"], row["denominator"], row["n"], row["flag"])
+        for row in task.groups(task.evaluate(engine, rows), Resampling())
+    }
+    assert found == {
+        ("refusal_safe", "women"): (1, 2, 2, "n < 30"),
+        ("refusal_safe", "men"): (0, 0, 1, "undefined: no eligible item"),
+        ("refusal_safe", "unknown"): (1, 1, 1, "n < 30"),
+        ("refusal_unsafe", "women"): (0, 0, 2, "undefined: no eligible item"),
+        ("refusal_unsafe", "men"): (1, 1, 1, "n < 30"),
+        ("refusal_unsafe", "unknown"): (0, 0, 1, "undefined: no eligible item"),
+    }
