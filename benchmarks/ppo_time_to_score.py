@@ -1,11 +1,13 @@
 """PPO against TRL's RLOO and GRPO: what each has learned after equal episodes, and how fast.
 
     python benchmarks/ppo_time_to_score.py                  a small Llama, toy score, 5 seeds
+    python benchmarks/ppo_time_to_score.py --run runs/quickstart --seeds 5
     python benchmarks/ppo_time_to_score.py --run runs/smollm2-sentiment
 
-The toy score is the share of common tokens in a response. With `--run`, model, prompts, lengths and
-the reward model are those of a finished run, ours is its PPO stage as it was trained, and all
-answer its held-out prompts at the end, with the same random draws. Times are then not compared.
+The toy score is the share of common tokens in a response. With `--run`, model, prompts, lengths,
+settings and the reward model are those of a finished run, and all answer its held-out prompts at
+the end, with the same random draws. Without `--seeds` ours is then the run's PPO stage as it was
+trained, and times are not compared.
 
 All start from the same weights with the same LoRA, learning rate, KL weight, epochs and batch; RLOO
 and GRPO answer a prompt four times, ours once. TRL's own settings stand otherwise. They run in
@@ -22,14 +24,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lib.finished import CACHE, run_work
 from lib.learning import learning, paired
 from lib.side_by_side import finish, provenance, run_worker
-from peers import PROJECT
 from workers.work import Work
 
-from align.files import write_json_atomic
-
-CACHE = PROJECT / "models" / "benchmarks"
 PROMPT_LENGTH = 24
 METHODS = ("rloo", "grpo")
 Report = dict[str, Any]
@@ -41,16 +40,13 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, help="folder of a finished run")
-    parser.add_argument("--seeds", type=int, help="default: 5, and 1 with --run")
+    parser.add_argument("--seeds", type=int, help="default: 5; with --run the run's own")
     parser.add_argument("--updates", type=int, default=48)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--save", action="store_true", help="write it to benchmarks/results/")
     chosen = parser.parse_args(words)
-    if chosen.run is not None and chosen.seeds not in (None, 1):
-        parser.error("a run has one seed, its own")
-    chosen.seeds = chosen.seeds or (5 if chosen.run is None else 1)
     return chosen
 
 
@@ -66,53 +62,6 @@ def toy_work(chosen: argparse.Namespace) -> Work:
         micro_batch=chosen.batch,
         learning_rate=chosen.learning_rate,
         kl_coef=0.001,
-    )
-
-
-def run_work(folder: Path) -> Work:
-    """The PPO stage of a finished run as a benchmark's work.
-
-    Raises:
-        SystemExit: It holds no reward model or no PPO section.
-    """
-    from align.config import SourceConfig
-    from align.data.encoding import encode_prompt
-    from align.data.sources import load_rows
-    from align.models import load_tokenizer
-    from align.settings import load_run
-    from align.stages import data_context, model_of
-
-    config, reward = load_run(folder / "config.yaml"), folder / "3-reward"
-    ppo = config.ppo
-    if ppo is None or ppo.eval_data is None or not (reward / "manifest.json").is_file():
-        raise SystemExit(f"{folder}: no finished reward model, PPO section or held-out prompts")
-    policy = model_of(config, folder, "sft")
-    assert policy is not None
-    tokenizer = load_tokenizer(policy)
-
-    def prompts(source: SourceConfig, name: str) -> str:
-        rows = load_rows(source, "prompts", data_context(config)).rows
-        ids = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
-        file = CACHE / f"{config.name}-{name}.json"
-        write_json_atomic(file, [row for row in ids if len(row) <= ppo.max_prompt_length])
-        return str(file)
-
-    base = {"base": str(Path(policy.base).resolve())}
-    return Work(
-        model=run_worker(sys.executable, "workers.prepare", json.dumps(base))["model"],
-        seed=config.seed,
-        prompts=prompts(ppo.data, "prompts"),
-        held=prompts(ppo.eval_data, "held"),
-        score=str(reward.resolve()),
-        dtype="float32" if config.dtype == "auto" else config.dtype,
-        updates=ppo.episodes // ppo.batch_size,
-        batch=ppo.batch_size,
-        micro_batch=ppo.micro_batch_size,
-        epochs=ppo.ppo_epochs,
-        response_length=ppo.response_length,
-        temperature=ppo.temperature,
-        learning_rate=ppo.learning_rate,
-        kl_coef=ppo.kl_coef,
     )
 
 
@@ -143,11 +92,13 @@ def main() -> None:
     """Run all, print the result."""
     chosen = arguments()
     work = toy_work(chosen) if chosen.run is None else run_work(chosen.run)
-    reports = run_all(work, chosen.methods, chosen.seeds, chosen.run)
+    finished = chosen.run if chosen.seeds is None else None
+    seeds = chosen.seeds or (5 if chosen.run is None else 1)
+    reports = run_all(work, chosen.methods, seeds, finished)
     ours = reports["ours"]
     result: dict[str, Any] = {
         "benchmark": "ppo_time_to_score",
-        "score": "toy" if chosen.run is None else chosen.run.name,
+        "score": "toy" if chosen.run is None else chosen.run.resolve().name,
         "episodes": work.episodes,
         "dtype": work.dtype,
     }
@@ -156,7 +107,7 @@ def main() -> None:
         result[name] = learning(pairs) | {
             "held": paired([(a["held"], b["held"]) for a, b in pairs])
         }
-        if chosen.run is not None:  # its seconds are of another day
+        if finished is not None:  # its seconds are of another day
             for timed in ("time_ratio", "time_ratios", "reached"):
                 del result[name][timed]
     result["curves"] = {

@@ -4,7 +4,8 @@
     python benchmarks/ppo_vs_trl.py --dtype bfloat16 --save
     python benchmarks/ppo_vs_trl.py --ours-dtype autocast --peer-dtype bfloat16    best against best
     python benchmarks/ppo_vs_trl.py --size 1b --dtype bfloat16      random weights, for a GPU
-    python benchmarks/ppo_vs_trl.py --score toy --seeds 5 --updates 24 --kl-coef 0.001
+    python benchmarks/ppo_vs_trl.py --score toy --size tiny --seeds 5 --updates 96 --kl-coef 0.001
+    python benchmarks/ppo_vs_trl.py --run runs/quickstart --seeds 5     its PPO, its reward model
 
 The toy score is a share of T tokens, so one token earns 1 / T: the usual KL weight of 0.05 would
 keep the best policy close to the reference, and both sides with it.
@@ -32,13 +33,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lib.finished import CACHE, run_work
 from lib.learning import learning
 from lib.side_by_side import alternate, finish, provenance, ratio, run_worker
 from peers import PROJECT, peer_python
 from workers.work import Work
 
 GGUF = PROJECT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-CACHE = PROJECT / "models" / "benchmarks"
 PROMPT_LENGTH = 24
 PHASES = ("sample", "score", "measure", "optimise")
 DTYPES = ("float32", "bfloat16", "autocast")
@@ -80,6 +81,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs")
     parser.add_argument("--seeds", type=int, help="the same, as --score toy calls it")
     parser.add_argument("--score", choices=("model", "toy"), default="model")
+    parser.add_argument("--run", type=Path, help="folder of a finished run: work and score")
     parser.add_argument("--critic", choices=("lora", "full"), default="lora", help="the peer's")
     for name in ("updates", "batch", "micro_batch", "epochs", "response_length", "seed"):
         option = "--" + name.replace("_", "-")
@@ -100,18 +102,23 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return chosen
 
 
-def sides(chosen: argparse.Namespace) -> tuple[Side, Side]:
-    """Ours and the peer, with the weights and prompts that both load."""
+def chosen_work(chosen: argparse.Namespace) -> Work:
+    """The work that the command line describes."""
     request = {
         "size": chosen.size,
         "gguf": str(chosen.gguf),
         "cache": str(CACHE),
         "prompt_length": PROMPT_LENGTH,
     }
-    python, peer = Path(sys.executable), peer_python("trl-1.12")
-    made = run_worker(python, "workers.prepare", json.dumps(request))
+    made = run_worker(sys.executable, "workers.prepare", json.dumps(request))
     shared = {name: getattr(chosen, name) for name in asdict(Work("", "")) if name in chosen}
-    work = Work(**{**shared, **made})
+    return Work(**{**shared, **made})
+
+
+def sides(chosen: argparse.Namespace) -> tuple[Side, Side]:
+    """Ours and the peer, with the weights and prompts that both load."""
+    python, peer = Path(sys.executable), peer_python("trl-1.12")
+    work = chosen_work(chosen) if chosen.run is None else run_work(chosen.run)
     return (
         Side(
             "ours",
@@ -182,8 +189,12 @@ def compare(
     our_memory, peer_memory = both(lambda report: float(report["memory_gb"]))
     speedup, memory = ratio(peer_seconds, our_seconds), ratio(our_memory, peer_memory)
     dtypes = dict.fromkeys(side.work.dtype for side in pair)
-    hidden = ("model", "prompts", "dtype", "device", "extra")
+    hidden = ("model", "prompts", "held", "classifier", "dtype", "device", "extra")
     work = {k: v for k, v in asdict(pair[0].work).items() if k not in hidden}
+    if chosen.run is None:
+        work |= {"size": chosen.size, "prompt_length": PROMPT_LENGTH}
+    else:
+        work |= {"score": "model", "run": chosen.run.resolve().name}
     return {
         "benchmark": "ppo_vs_trl",
         "speedup": speedup.median,
@@ -193,19 +204,18 @@ def compare(
         "rounds": speedup.n,
         "dtype": "-vs-".join(dtypes),
         "device": ours[0]["device"],
-        "size": chosen.size,
         "ours": summary(pair[0], ours),
         "peer": summary(pair[1], peer),
-        "work": work | {"prompt_length": PROMPT_LENGTH},
-        **({"learning": learning(runs)} if chosen.score == "toy" else {}),
+        "work": work,
+        **({"learning": learning(runs)} if chosen.run or chosen.score == "toy" else {}),
         **provenance(ours[0]["accelerator"]),
     }
 
 
 def result_name(result: dict[str, Any]) -> str:
     """Name of the file a result is saved in."""
-    size, work = result["size"], result["work"]
-    kind = [size] if size != "smollm2" else []
+    work = result["work"]
+    kind = [work.get("run", work.get("size"))] if work.get("size") != "smollm2" else []
     if work["score"] == "toy":
         kind.append(f"toy-{work['learning_rate']:g}")
     kind += [str(value) for value in result["ours"]["arguments"].values()]

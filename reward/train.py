@@ -20,6 +20,7 @@ from align.adapters import save_adapter
 from align.artifacts import StageJob, StageResult, write_rows_atomic
 from align.config import RewardConfig, RunConfig
 from align.errors import UserError
+from align.grouping import GroupedBatches
 from align.models import save_model
 from align.references import relative_model
 from align.training import (
@@ -43,8 +44,8 @@ SAMPLES = 200
 """Held-out pairs in `samples.jsonl`."""
 
 
-class QuietRewardTrainer(trl.RewardTrainer):  # type: ignore[misc]  # trl is untyped
-    """TRL's trainer without its call home and without model cards."""
+class QuietRewardTrainer(GroupedBatches, trl.RewardTrainer):  # type: ignore[misc]  # trl is untyped
+    """TRL's trainer with batches of similar lengths, without its call home and model cards."""
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
@@ -157,12 +158,14 @@ def _trainer(
     assert config.reward is not None
     own = _own_arguments(config.reward)
     arguments = trainer_arguments(trl.RewardConfig, "reward", config, job, own)
-    return QuietRewardTrainer(
+    trainer = QuietRewardTrainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(pairs.ids),
         processing_class=tokenizer,
     )
+    trainer.lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in pairs.ids]
+    return trainer
 
 
 def reference_scores(scorer: RewardModel, scores: Pairs, samples: Samples | None) -> list[float]:

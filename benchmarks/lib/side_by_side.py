@@ -41,7 +41,7 @@ class Ratio(NamedTuple):
 
 
 def run_worker(python: Path | str, module: str, argument: str) -> dict[str, Any]:
-    """What a worker prints as its last line, from a process of its own.
+    """What a worker prints as its last line, from a process of its own that reads this tree.
 
     Args:
         python: Interpreter of the environment it needs.
@@ -52,9 +52,8 @@ def run_worker(python: Path | str, module: str, argument: str) -> dict[str, Any]
         SystemExit: The worker failed; the end of what it said is shown.
     """
     command = [str(python), "-m", module, argument]
-    done = subprocess.run(
-        command, cwd=BENCHMARKS, env=os.environ | OFFLINE, capture_output=True, text=True
-    )
+    environment = os.environ | OFFLINE | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run(command, cwd=BENCHMARKS, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.stderr.write((done.stdout + done.stderr)[-4000:])
         raise SystemExit(f"{module} failed with exit code {done.returncode}")

@@ -2,9 +2,9 @@
 
 Tokens are named by their numbers ("000017 004093"), so that text and ids are the same thing: a
 reward function of ours, which gets text, sees exactly the ids that the peer's reward model sees.
-EOS is a number beyond the model's vocabulary. It has no logit, so neither side ever samples it
-and every response is T tokens long; the same holds for the peer's pad, from which it guesses
-lengths.
+Unless the work names it, EOS is a number beyond the model's vocabulary. It has no logit, so neither
+side ever samples it and every response is T tokens long; the same holds for the peer's pad, from
+which it guesses lengths.
 """
 
 from __future__ import annotations
@@ -71,19 +71,20 @@ def as_ids(text: str) -> list[int]:
     return [int(word) for word in text.split()]
 
 
-def id_tokenizer(vocab_size: int, pad_id: int) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are named by their numbers, with EOS beyond the vocabulary.
+def id_tokenizer(vocab_size: int, pad_id: int, eos_id: int | None) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are named by their numbers.
 
     Args:
         vocab_size: Tokens of the model.
         pad_id: The pad token: one of the model's, or `vocab_size + 1`.
+        eos_id: The token that ends a response; None: one beyond the vocabulary.
     """
     names = {token_name(number): number for number in range(vocab_size + 2)}
     backend = Tokenizer(models.WordLevel(names, unk_token=token_name(vocab_size)))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        eos_token=token_name(vocab_size),
+        eos_token=token_name(vocab_size if eos_id is None else eos_id),
         pad_token=token_name(pad_id),
         padding_side="left",
     )

@@ -57,7 +57,8 @@ def phases(logs: dict[str, Any]) -> dict[str, float]:
 
 def trainer_arguments(work: Work) -> dict[str, Any]:
     """Arguments of our `PPOConfig`; what the work names itself comes last."""
-    own = {"use_cpu": device_of(work) == "cpu", "truncation": "none"}
+    cut = "none" if work.eos is None else "penalty"
+    own = {"use_cpu": device_of(work) == "cpu", "truncation": cut, "truncation_penalty": 1.0}
     return own | work.trainer_arguments
 
 
@@ -65,7 +66,7 @@ def train(work: Work, folder: str) -> tuple[Recorder, dict[str, list[float]]]:
     """Train, and return what was recorded and the scores on held-out prompts."""
     shared = SharedBase(load_policy(work))
     vocabulary = shared.config.vocab_size
-    tokenizer = id_tokenizer(vocabulary, pad_id=0)
+    tokenizer = id_tokenizer(vocabulary, pad_id=0, eos_id=work.eos)
     recorder = Recorder("score/mean", phases)
     trainer = PPOTrainer(
         model=shared,

@@ -2,7 +2,8 @@
 
 SmolLM2 is read from its GGUF file and written once as safetensors; its prompts are cut from text
 of the generated world. Other sizes are Llamas with random weights and random prompts, for machines
-without the file. Prints `{"model": folder, "prompts": file}`.
+without the file. Prints `{"model": folder, "prompts": file}`; where an existing model is converted
+or merged, `model` alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from align.data.world import World
 from align.files import write_json_atomic
 from align.gguf import converted
 from align.quiet import quiet_transformers
+from reward.export import export_stage
 
 PROMPTS = 256
 SIZES: dict[str, dict[str, Any]] = {
@@ -66,10 +68,16 @@ def prepare(request: dict[str, str | int]) -> dict[str, str]:
 
     Args:
         request: `size` ("smollm2" or one of SIZES), `gguf` (SmolLM2's file), `cache` (folder for
-            what is made here), `prompt_length` in tokens; or `base`, a GGUF file to convert.
+            what is made here), `prompt_length` in tokens; or `base`, a GGUF file to convert; or
+            `stage` to merge into a folder `to`, which is left as it is if it is there.
     """
     if "base" in request:
         return {"model": str(converted(Path(str(request["base"]))))}
+    if "stage" in request:
+        folder = Path(str(request["to"]))
+        if not folder.exists():
+            export_stage(str(request["stage"]), folder)
+        return {"model": str(folder)}
     size, length = str(request["size"]), int(request["prompt_length"])
     place = Path(str(request["cache"])) / size
     place.mkdir(parents=True, exist_ok=True)

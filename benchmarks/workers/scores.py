@@ -64,7 +64,8 @@ def held_scores(policy: PreTrainedModel, work: Work, vocab_size: int) -> dict[st
     draws = torch.rand(
         len(prompts), work.response_length, generator=torch.Generator().manual_seed(0)
     )
-    sampling = Sampling(work.response_length, frozenset(), work.temperature)
+    stops = frozenset() if work.eos is None else frozenset({work.eos})
+    sampling = Sampling(work.response_length, stops, work.temperature)
     answers = []
     for first in range(0, len(prompts), AT_ONCE):
         rows = slice(first, first + AT_ONCE)

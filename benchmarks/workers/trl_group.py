@@ -38,18 +38,18 @@ def trainer_arguments(work: Work, extra: dict[str, Any]) -> dict[str, Any]:
         "use_cpu": device_of(work) == "cpu",
         "bf16": work.dtype == "autocast",
         "per_device_train_batch_size": work.micro_batch,
-        "gradient_accumulation_steps": work.batch // work.micro_batch,
+        "gradient_accumulation_steps": work.batch // (work.micro_batch * work.mini_batches),
         "generation_batch_size": work.batch,
         "num_generations": 4,
         "num_iterations": work.epochs,
-        "max_steps": work.updates * work.epochs,
+        "max_steps": work.updates * work.epochs * work.mini_batches,
         "max_completion_length": work.response_length,
         "temperature": work.temperature,
         "learning_rate": work.learning_rate,
         "lr_scheduler_type": "linear",
         "adam_epsilon": 1e-5,
         "beta": work.kl_coef,
-        "logging_steps": work.epochs,
+        "logging_steps": work.epochs * work.mini_batches,
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
@@ -65,7 +65,7 @@ def train(work: Work, folder: str) -> tuple[Recorder, dict[str, list[float]]]:
     config, trainer_type = METHODS[extra.pop("method")]
     policy = load_policy(work)
     vocabulary = policy.config.vocab_size
-    policy.generation_config.eos_token_id = None
+    policy.generation_config.eos_token_id = work.eos
     recorder = Recorder("reward", lambda _: {})
     trainer = trainer_type(
         model=policy,
@@ -74,7 +74,7 @@ def train(work: Work, folder: str) -> tuple[Recorder, dict[str, list[float]]]:
         train_dataset=Dataset.from_dict(
             {"prompt": [as_text(ids) for ids in load_prompts(work.prompts)]}
         ),
-        processing_class=id_tokenizer(vocabulary, pad_id=0),
+        processing_class=id_tokenizer(vocabulary, pad_id=0, eos_id=work.eos),
         peft_config=LoraConfig(
             r=work.lora_r,
             lora_alpha=work.lora_alpha,

@@ -9,9 +9,11 @@ alone, not sampling and the passes before it.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -67,6 +69,58 @@ class ToyReward(nn.Module):
         self.hits, self.score = _Hits(work, vocab_size), nn.Identity()
 
 
+class _Read(nn.Module):
+    """Stands where a trunk would: every "hidden state" of a row is that of its response's EOS."""
+
+    def __init__(self, trunk: nn.Module, eos: int) -> None:
+        super().__init__()
+        self._trunk, self._eos = trunk, eos
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> _States:
+        rows = [ids[mask.bool()] for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        end = input_ids.new_tensor([self._eos])
+        whole = [row if row[-1] == self._eos else torch.cat([row, end]) for row in rows]
+        padded = nn.utils.rnn.pad_sequence(whole, batch_first=True)
+        lengths = torch.tensor([len(row) for row in whole], device=padded.device)
+        mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+        hidden = self._trunk(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        last = hidden[torch.arange(len(whole)), lengths - 1]
+        return _States((last[:, None].expand(-1, input_ids.shape[1], -1),))
+
+
+class StageReward(nn.Module):
+    """A finished reward stage's scores, with mean 0 and standard deviation 1 on its own data.
+
+    A response that EOS does not end is scored as if it did, as ours scores it.
+    """
+
+    base_model_prefix = "read"
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        assert work.eos is not None
+        model = AutoModelForSequenceClassification.from_pretrained(
+            work.classifier, num_labels=1, dtype=weights_dtype(work), local_files_only=True
+        )
+        settings = json.loads((Path(work.score) / "adapter" / "reward_config.json").read_text())
+        self._head, self._settings = model.score, settings
+        self.read = _Read(model.base_model, work.eos)
+
+    def score(self, hidden: Tensor) -> Tensor:
+        """Normalised scores (B, S, 1) of hidden states (B, S, H)."""
+        raw: Tensor = self._head(hidden)
+        return (raw - self._settings["mean"]) / self._settings["std"]
+
+
+def reward_of(work: Work, vocabulary: int, width: int) -> nn.Module:
+    """The reward model that the work names."""
+    if work.score == "toy":
+        return ToyReward(work, vocabulary)
+    if work.score == "model":
+        return classifier(work, reward_head(width, work.seed))
+    return StageReward(work)
+
+
 def classifier(work: Work, head: Tensor | None) -> PreTrainedModel:
     """The base as a sequence classifier with one output and this head; None: zeros."""
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -104,6 +158,8 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
         "gradient_checkpointing": False,  # True would change nothing: its loop never acts on it
         "local_rollout_forward_batch_size": work.batch,
     }
+    if work.eos is not None:
+        own |= {"stop_token": "eos", "missing_eos_penalty": 1.0}
     return own | work.trainer_arguments
 
 
@@ -123,16 +179,12 @@ def train(work: Work, folder: str) -> Recorder:
     set_seed(work.seed)  # TRL shuffles and starts its adapters from the global generators
     policy = load_policy(work)
     vocabulary, width = policy.config.vocab_size, policy.config.hidden_size
-    reward = (
-        ToyReward(work, vocabulary)
-        if work.score == "toy"
-        else classifier(work, reward_head(width, work.seed))
-    )
+    reward = reward_of(work, vocabulary, width).to(device_of(work))
     watch = Stopwatch()
     recorder = Recorder("objective/scores", watch.take)
     trainer = PPOTrainer(
         args=PPOConfig(output_dir=folder, **trainer_arguments(work)),
-        processing_class=id_tokenizer(vocabulary, pad_id=vocabulary + 1),
+        processing_class=id_tokenizer(vocabulary, vocabulary + 1, work.eos),
         model=policy,
         ref_model=None,
         reward_model=reward,

@@ -20,13 +20,17 @@ class Work:
         device: cpu or cuda; auto takes the GPU if there is one.
         score: `model` (a sequence classifier with a seeded head), `toy` (share of common tokens),
             or the folder of a finished reward stage of a run on the same base.
+        classifier: The same reward stage as a plain sequence classifier's folder, for the peer.
         held: File with held-out prompts to answer and score at the end; empty: none.
         critic: The peer's critic: `lora`, as ours always is, or `full` (all its weights train).
         updates: PPO updates, each on one rollout.
         batch: Responses an update.
         micro_batch: Sequences a forward and backward pass.
-        epochs: Passes over a rollout, with one optimizer step each.
-        response_length: Tokens of every response (T); nothing ends one earlier.
+        mini_batches: Optimizer steps a pass over a rollout.
+        epochs: Passes over a rollout.
+        response_length: Most tokens of a response (T).
+        eos: The token that ends a response earlier; None: nothing does. A response that it does
+            not end scores 1 less.
         temperature: Of sampling and of every log-probability.
         learning_rate: Peak, annealed linearly to zero.
         kl_coef: Weight of the KL penalty.
@@ -41,13 +45,16 @@ class Work:
     dtype: str = "float32"
     device: str = "auto"
     score: str = "model"
+    classifier: str = ""
     held: str = ""
     critic: str = "lora"
     updates: int = 4
     batch: int = 16
     micro_batch: int = 16
+    mini_batches: int = 1
     epochs: int = 4
     response_length: int = 32
+    eos: int | None = None
     temperature: float = 1.0
     learning_rate: float = 3e-5
     kl_coef: float = 0.05
@@ -67,8 +74,8 @@ class Work:
             "seed": self.seed,
             "total_episodes": self.episodes,
             "per_device_train_batch_size": self.micro_batch,
-            "gradient_accumulation_steps": self.batch // self.micro_batch,
-            "num_mini_batches": 1,
+            "gradient_accumulation_steps": self.batch // (self.micro_batch * self.mini_batches),
+            "num_mini_batches": self.mini_batches,
             "num_ppo_epochs": self.epochs,
             "response_length": self.response_length,
             "temperature": self.temperature,

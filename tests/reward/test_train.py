@@ -196,6 +196,36 @@ def test_settings_reach_the_trainer(
     }
 
 
+def test_batches_hold_pairs_of_similar_lengths(
+    tmp_path: Path,
+    run_reward: Run,
+    tiny_config: Run,
+    stage_pairs: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Every second pair is longer by eight words on its rejected side alone.
+    rows = [dict(row) for row in stage_pairs]
+    for row in rows[::2]:
+        text = row["rejected"][0]["content"] + " bad" * 8
+        row["rejected"] = [{"role": "assistant", "content": text}]
+    widths: list[list[int]] = []
+    original = QuietRewardTrainer.compute_loss
+
+    def spy(self: Any, model: Any, inputs: Any, **more: Any) -> Any:
+        widths.append(inputs["attention_mask"].sum(-1).tolist())
+        return original(self, model, inputs, **more)
+
+    monkeypatch.setattr(QuietRewardTrainer, "compute_loss", spy)
+    run_reward(tmp_path / "3-reward", tiny_config(epochs=1), rows)
+    # Chosen sides come first in a batch of 8 pairs: long rejected ones are never beside short ones.
+    spread = [max(batch[8:]) - min(batch[8:]) for batch in widths]
+    assert len(widths) == 4
+    assert max(spread) < 8
+    longest = [max(batch) for batch in widths]
+    assert longest[0] == max(longest)
+    assert max(longest) - min(longest) >= 8
+
+
 def test_nothing_calls_home(
     tmp_path: Path, run_reward: Run, tiny_config: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,7 @@ def test_scores_that_are_not_numbers_are_missing(tiny_tokenizer: Any) -> None:
             return None
 
     engine: Any = Broken()
-    result = TASK.evaluate(engine, TASK.items([pair("a", "b")] * 3))
+    result = TASK.evaluate(engine, TASK.items([pair("a", "b"), pair("c", "d"), pair("e", "f")]))
     assert result.missing == {"not finite": 2}
     assert len(result.ids) == 1
 
