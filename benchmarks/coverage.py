@@ -94,7 +94,7 @@ def main() -> None:
         name = f"{case.kind} {case.metric}"
         if chosen.only not in name or (chosen.short and case.metric not in SHORT):
             continue
-        found = measure(case, simulations, chosen.seed)
+        found = measure(case, simulations * case.times, chosen.seed)
         print("\n".join(map(shown, found)), flush=True)
         rows += found
     used = [row for row in rows if not row["method"].endswith(NOT_USED)]

@@ -51,6 +51,8 @@ class Case(NamedTuple):
     units: str
     trial: Trial | None = None
     exact: Callable[[], Chances] | None = None
+    times: int = 1
+    """Data sets of a cheap case, as a multiple of the others'."""
 
 
 def covers(interval: object, truth: float) -> bool:
@@ -258,7 +260,7 @@ def cases() -> list[Case]:
         name = f"clustered accuracy, p {p}, ICC {correlation}"
         for clusters in (10, 25, 50):
             trial = clustered_rate(p, correlation, clusters)
-            found.append(Case("coverage", name, f"{clusters} clusters", trial))
+            found.append(Case("coverage", name, f"{clusters} clusters", trial, times=10))
     found += [Case("coverage", "mean", f"{n}", skewed_mean(n)) for n in (50, 200)]
     found += list(_of_populations())
     for n in (20, 50):
