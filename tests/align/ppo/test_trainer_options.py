@@ -169,7 +169,8 @@ def test_each_function_has_its_weight_and_its_mean(make_trainer: Make, rows_logg
     trainer.train()
     (row,) = rows_logged(trainer)
     assert (row["score/picky"], row["score/two"]) == (4.0, 2.0)
-    assert row["score/mean"] == (2 * 3.0 * 4.0 + 8 * 0.5 * 2.0) / 8
+    # Two responses have 3 x 4 + .5 x 2 = 13; for six `two` speaks alone, for a weight of 3.5.
+    assert row["score/mean"] == (2 * 13.0 + 6 * 3.5 * 2.0) / 8
     with pytest.raises(UserError, match="1 reward_weights for 2 reward functions"):
         make_trainer(score=[picky, two], reward_weights=[3.0])
 
