@@ -36,12 +36,13 @@ def toy_score(work: Work, vocab_size: int) -> ScoreFunction:
 
 def stage_score(folder: Path) -> ScoreFunction:
     """The reward model of a finished stage, mean 0 and standard deviation 1 on its own data."""
-    model = load_reward(folder, normalised=True)
-    end = model.tokenizer.eos_token_id
+    model = load_reward(folder)
+    end, zero, unit = model.tokenizer.eos_token_id, model.settings.mean, model.settings.std
 
     def score(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
         pairs = zip(prompts, completions, strict=True)
-        return model.score_ids([[*as_ids(prompt), *as_ids(text), end] for prompt, text in pairs])
+        raw = model.score_ids([[*as_ids(prompt), *as_ids(text), end] for prompt, text in pairs])
+        return [(value - zero) / unit for value in raw]
 
     return score
 
