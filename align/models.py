@@ -81,7 +81,8 @@ def pick_dtype(name: str, device: str) -> torch.dtype:
     if name == "auto":
         bf16 = device.startswith("cuda") and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if bf16 else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def load_model(reference: ModelReference, *, device: str | None = None) -> LoadedModel:

@@ -3,7 +3,7 @@
 Each tree of rows is one sequence (`evals.sharing.Pack`), padded on the right; a mask lets a token
 see what its own rows hold. A tree too large for that runs its first segment alone, and the trees
 below go on from its keys and values. The vocabulary head runs only at scored positions; log-softmax
-is float32 whatever the model's type.
+is float32, of a model in float64 float64.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ class Passes:
         step = max(1, _LOGITS // self.model.config.get_text_config().vocab_size)
         logprobs, best = [], []
         for part, goal in zip(place.split(step), target.split(step), strict=True):
-            logits = head(hidden[part]).float()
+            logits = head(hidden[part])
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             chosen = logits.gather(-1, goal[:, None]).squeeze(-1)
             most, leader = logits.max(-1)
             # log(sum(exp(x))) in place: a second tensor of this size would cost more than its sums

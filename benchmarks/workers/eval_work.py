@@ -38,7 +38,7 @@ class EvalWork:
     Attributes:
         model: Folder of the model (safetensors).
         parts: What is asked, in this order.
-        dtype: float32 or bfloat16.
+        dtype: float32, bfloat16 or float64.
         max_length: Tokens that the model may see; longer documents are cut into windows.
         batch: Sequences a batch (lm-evaluation-harness), a number or auto; ours has a budget.
         softmax: Number format of the harness's softmax over the vocabulary; "": the logits'.

@@ -328,6 +328,14 @@ def test_bfloat16_stays_as_near_as_rounding_allows(
     assert np.abs(shared - exact).mean() < 1.5 * rounding.mean()
 
 
+def test_float64_is_kept(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    model = copy.deepcopy(tiny_model).double()
+    requests = questions(shots=30)
+    expected = [by_definition(model, request)[0] for request in requests]
+    scores = Engine(model, tiny_tokenizer, 4000).loglikelihoods(requests)
+    np.testing.assert_allclose(scores.sums, expected, atol=1e-9)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])

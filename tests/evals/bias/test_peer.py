@@ -69,7 +69,7 @@ def real(folder: Path) -> dict[str, list[dict[str, Any]]]:
         questions = [json.loads(line) for line in file]
     text = (folder / "bias-crows-pairs" / "test.jsonl").read_text(encoding="utf-8")
     pairs = [json.loads(line) for line in text.splitlines()]
-    return {"bbq": questions[::300], "crows_pairs": pairs[::100]}
+    return {"bbq": questions[::120], "crows_pairs": pairs[::100]}
 
 
 @pytest.fixture
@@ -79,14 +79,17 @@ def harness(project: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     if not python.is_file():
         pytest.skip("no .peers/lm-eval: run `make peers`")
 
-    def outcomes(model: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    def outcomes(
+        model: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]], dtype: str = "float32"
+    ) -> dict[str, Any]:
         parts = []
         for name, found in rows.items():
             path = tmp_path / f"{name}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
             part = {"name": f"peer_{name}", "task": name, "definition": name}
             parts.append(part | {"official": OFFICIAL[name], "rows": str(path)})
-        work = {"model": str(model), "parts": parts, "softmax": "float64", "max_length": 512}
+        work = {"model": str(model), "parts": parts, "dtype": dtype, "max_length": 512}
+        work["softmax"] = "float64"
         done = subprocess.run(
             [python, "-m", "workers.lm_evals", json.dumps(work)],
             cwd=project / "benchmarks",
@@ -112,7 +115,7 @@ def agree(result: TaskResult, peer: Mapping[str, Any], names: Mapping[str, str])
     for own, other in names.items():
         if own != "kind":
             value = float(metrics[own].combine(result.stats[metrics[own].stat].sum(axis=0)))
-            assert value == pytest.approx(peer["metrics"][other], abs=1e-4)
+            assert value == pytest.approx(peer["metrics"][other], abs=1e-4, nan_ok=True)
 
 
 def check(engine: Engine, rows: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -142,12 +145,15 @@ def test_a_tiny_model_agrees(
 def test_a_real_model_agrees(
     harness: Callable[..., dict[str, Any]], project: Path, shared_data: Path, tmp_path: Path
 ) -> None:
-    """SmolLM2-135M-Instruct in float32 on official rows."""
+    """SmolLM2-135M-Instruct on official rows.
+
+    In float64: in float32 two right sums of 100 nats differ by up to 2e-4 (docs/evals.md).
+    """
     gguf = project / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     if not gguf.is_file():
         pytest.skip("no SmolLM2: run `make smollm2`")
     loaded = models.load_model(ModelReference(str(gguf), dtype="float32"))
     models.save_model(loaded.model, loaded.tokenizer, tmp_path / "model")
     rows = real(shared_data)
-    engine = Engine(loaded.model, loaded.tokenizer, batch_tokens=2048)
-    check(engine, rows, harness(tmp_path / "model", rows))
+    engine = Engine(loaded.model.double(), loaded.tokenizer, batch_tokens=2048)
+    check(engine, rows, harness(tmp_path / "model", rows, "float64"))
