@@ -152,7 +152,7 @@ def critic(work: Work) -> PreTrainedModel:
 
 def trainer_arguments(work: Work) -> dict[str, Any]:
     """Arguments of TRL's `PPOConfig`; what the work names itself comes last."""
-    own = {
+    own: dict[str, Any] = {
         "use_cpu": device_of(work) == "cpu",
         "num_sample_generations": 0,
         "gradient_checkpointing": False,  # True would change nothing: its loop never acts on it
@@ -160,7 +160,11 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
     }
     if work.eos is not None:
         own |= {"stop_token": "eos", "missing_eos_penalty": 1.0}
-    return own | work.trainer_arguments
+    # its rollout is per device x accumulation, and accumulation runs on over mini-batches
+    own |= work.trainer_arguments
+    if work.mini_batches > 1:
+        own |= {"per_device_train_batch_size": work.batch, "gradient_accumulation_steps": 1}
+    return own
 
 
 def time_phases(watch: Stopwatch, reward: nn.Module) -> None:
