@@ -72,7 +72,7 @@ def held_scores(policy: PreTrainedModel, work: Work, vocab_size: int) -> dict[st
         rows = slice(first, first + AT_ONCE)
         answers += generate(policy, prompts[rows], sampling, draws=draws[rows])
     score = score_function(work, vocab_size)
-    texts = [as_text(answer.ids) for answer in answers]
+    texts = [as_text(token for token in answer.ids if token not in stops) for answer in answers]
     return {
         "score": score(prompts=[as_text(ids) for ids in prompts], completions=texts),
         "logprob": [sum(answer.logprobs) for answer in answers],
