@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evals.bias.fairness import NAMELESS
 from evals.evidence import find, is_number
 from evals.report.layout import Cell, Row, Table
-from evals.report.numbers import MINUS, Scale, count, finite, is_proportion, p_value
-from evals.report.tables import Entry, Ledger, amount, scale_of
+from evals.report.numbers import MINUS, Scale, count, finite, is_proportion
+from evals.report.tables import Entry, Ledger, amount, scale_of, tested
 
 SMALL = 30
 """Items below which a group's rate is flagged."""
@@ -21,8 +22,6 @@ TINY = 0.02
 """Share of the items below which a group's ratio is withheld (6 RCNY 5-301(d))."""
 FOUR_FIFTHS = 0.8
 """Ratio below which a row is marked: a screening rule of thumb (29 CFR 1607.4(D)), no limit."""
-UNKNOWN = frozenset({"", "none", "nan", "unknown", "missing", "not stated", "n/a"})
-"""Names, in lower case, of the group whose membership is not known."""
 HEADER = (
     "Group",
     "n",
@@ -78,7 +77,7 @@ def _block(same: Sequence[Entry], metric: Any) -> list[Row]:
 def is_unknown(entry: Entry) -> bool:
     """Whether the group, or a part of an intersection, holds those of unknown membership."""
     parts = str(entry.get("group")).lower().split(" & ")
-    return any(part.strip() in UNKNOWN for part in parts)
+    return any(part.strip() in NAMELESS for part in parts)
 
 
 def _withheld(entry: Entry, total: float) -> str:
@@ -128,7 +127,7 @@ def _ratio(entry: Entry, total: float, highest: float | None) -> Cell:
 def difference_table(ledger: Ledger) -> Table | None:
     """Signed differences between groups, where the ledger has them (`group_differences`)."""
     rows = tuple(_difference_row(entry) for entry in ledger.get("group_differences") or ())
-    header = ("Rate", "Stage", "Groups", "n", "Difference", "Interval", "p")
+    header = ("Rate", "Stage", "Groups", "n", "Difference", "Interval", "p, q")
     caption = "Signed differences between groups"
     return Table(caption, header, rows, "", folded=True) if rows else None
 
@@ -145,7 +144,7 @@ def _difference_row(entry: Entry) -> Row:
         Cell(f"{count(entry.get('n_a'))}, {count(entry.get('n_b'))}", numeric=True),
         Cell(scale.difference(value), value=value, numeric=True),
         Cell(scale.interval(entry.get("low"), entry.get("high")), numeric=True),
-        Cell(p_value(entry.get("p")), numeric=True),
+        Cell(tested(entry.get("p"), entry.get("q")), numeric=True),
     )
     return Row(cells)
 
