@@ -52,9 +52,8 @@ def group_table(entries: Sequence[Entry], caption: str, folded: bool = False) ->
     keys = ("task", "metric", "attribute")
     for key in dict.fromkeys(tuple(entry.get(k) for k in keys) for entry in entries):
         same = find(entries, **dict(zip(keys, key, strict=True)))
-        task, metric, attribute = key
-        rows.append(Row((Cell(f"{task}: {metric} by {attribute}"),), "heading"))
-        rows += _block(same, metric)
+        rows.append(Row((Cell(_subject(same[0])),), "heading"))
+        rows += _block(same, key[1])
     notes = (
         f"Ratio to highest: the group's rate over the highest rate among groups that have a ratio. "
         f"Withheld for groups under {100 * TINY:g}% of the items and for unknown membership. "
@@ -62,6 +61,12 @@ def group_table(entries: Sequence[Entry], caption: str, folded: bool = False) ->
         "whether a gap is a difference is said by the intervals, not by the ratio.",
     )
     return Table(caption, HEADER, tuple(rows), "", notes, folded)
+
+
+def _subject(entry: Entry) -> str:
+    """Task, where there is one, metric and attribute."""
+    task = f"{entry['task']}: " if entry.get("task") else ""
+    return f"{task}{entry.get('metric')} by {entry.get('attribute')}"
 
 
 def _block(same: Sequence[Entry], metric: Any) -> list[Row]:
@@ -138,8 +143,8 @@ def _difference_row(entry: Entry) -> Row:
     groups = f"{entry.get('group_a')} {MINUS} {entry.get('group_b')}"
     value = finite(entry.get("value"))
     cells = (
-        Cell(f"{entry.get('task')}: {entry.get('metric')} by {entry.get('attribute')}"),
-        Cell(str(entry.get("stage"))),
+        Cell(_subject(entry)),
+        Cell(str(entry.get("stage") or "")),
         Cell(groups, flags=(flag,) if flag else (), tone="warn"),
         Cell(f"{count(entry.get('n_a'))}, {count(entry.get('n_b'))}", numeric=True),
         Cell(scale.difference(value), value=value, numeric=True),
