@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -45,10 +45,16 @@ class PredictionColumns(Section):
     """The class whose rates are reported, the others being one; default: of two classes the one
     called positive, yes, true or 1."""
     cluster: str | None = None
-    """Column whose equal values hang together, such as a person with several rows."""
+    """Column whose equal values hang together, such as a person with several rows; default:
+    `cluster`, where there is one."""
     features: str | None = None
     """Columns, separated by commas, that a classifier is trained on to show what a reduction does;
     default: none is trained."""
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The columns of `features`."""
+        return tuple(name for name in (self.features or "").split(",") if name)
 
 
 class Kept(NamedTuple):
@@ -88,47 +94,93 @@ def prediction_columns(settings: Sequence[str]) -> PredictionColumns:
         raise UserError(what, where=key, allowed=allowed) from error
 
 
-def prediction_rows(subject: str) -> list[dict[str, Any]]:
-    """Rows of a table, or of a stored task in the same form.
+def read_predictions(
+    subject: str, columns: PredictionColumns, groups: Sequence[str]
+) -> tuple[list[dict[str, Any]], PredictionColumns, tuple[str, ...]]:
+    """Rows of a table or of a stored task, with what their columns mean and their groups.
+
+    Columns that are not set are those of the usual name; a stored task knows its own groups and
+    positive class.
 
     Raises:
-        UserError: The file is broken, or the task is no classification with groups.
+        UserError: The file is broken, no group is named, or a column is missing.
     """
     path, context = Path(subject).expanduser(), DataContext(root=None, world=None, seed=0)
     file = path / SAMPLES if path.is_dir() else path
     rows = load_rows(SourceConfig(path=str(file)), "table", context).rows
-    return [_stored_row(row, path) for row in rows] if path.is_dir() else rows
+    if path.is_dir():
+        rows, columns, groups = _stored_rows(rows, path, columns, groups)
+    if not groups:
+        raise UserError(
+            "no groups to compare",
+            where=subject,
+            allowed=", ".join(rows[0]),
+            remedy="name columns with --group",
+        )
+    have = {key for row in rows for key in row}
+    usual = {
+        name: name
+        for name in ("prediction", "score", "cluster")
+        if getattr(columns, name) is None and name in have
+    }
+    columns = columns.model_copy(update=usual)
+    if columns.prediction is None and columns.score is None:
+        raise UserError(
+            "neither predictions nor scores",
+            where=subject,
+            allowed=", ".join(sorted(have)),
+            remedy="set prediction=COLUMN or score=COLUMN",
+        )
+    named = (columns.label, columns.prediction, columns.score, columns.cluster)
+    _require(rows, [*groups, *filter(None, named), *columns.feature_names], subject)
+    return rows, columns, tuple(groups)
 
 
-def _stored_row(row: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """A stored sample as a row: columns, label, prediction, and the score of two named choices.
+def _stored_rows(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    columns: PredictionColumns,
+    groups: Sequence[str],
+) -> tuple[list[dict[str, Any]], PredictionColumns, Sequence[str]]:
+    """Stored samples as rows: columns, label, prediction, cluster, and the positive one's score.
 
     Raises:
-        UserError: The task is no classification.
+        UserError: The task is no classification with groups.
     """
-    if "label" not in row or "response" not in row or not row.get("columns"):
+    if not all(row.get("columns") and {"label", "response"} <= row.keys() for row in rows):
         raise UserError(
             "no labels, responses and groups in the stored task",
             where=str(path),
             allowed="a classification that was evaluated with groups",
         )
-    label, spoken = row["label"], row.get("logprobs")
-    if isinstance(spoken, list):
-        spoken = dict(zip(row.get("choices") or (), spoken, strict=False))
+    first = dict(_spoken(rows[0]))
+    content = json.loads((path / RESULT).read_text(encoding="utf-8"))
+    positive = columns.positive or content.get("positive") or usual_positive(list(first))
+    found = [_stored_row(row, positive) for row in rows]
+    named = groups or tuple(rows[0]["columns"])
+    return found, columns.model_copy(update={"positive": positive}), named
+
+
+def _stored_row(row: Mapping[str, Any], positive: str | None) -> dict[str, Any]:
+    """One stored sample; the score is the positive choice's share of two probabilities."""
+    label, spoken = row["label"], dict(_spoken(row))
     found = {**row["columns"], "label": label[0] if isinstance(label, list) else label}
     found |= {"prediction": row["response"]}
-    if row.get("cluster") is not None:
+    if "cluster" in row:
         found["cluster"] = row["cluster"]
-    if spoken and len(spoken) == 2:
-        content = json.loads((path / RESULT).read_text(encoding="utf-8"))
-        positive = content.get("positive") or usual_positive(list(spoken))
-        if positive in spoken:
-            (other,) = [value for key, value in spoken.items() if key != positive]
-            found["score"] = 1 / (1 + math.exp(min(700.0, other - spoken[positive])))
+    if len(spoken) == 2 and positive in spoken:
+        (other,) = [value for key, value in spoken.items() if key != positive]
+        found["score"] = 1 / (1 + math.exp(min(700.0, other - spoken[positive])))
     return found
 
 
-def require_columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str], where: str) -> None:
+def _spoken(row: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+    """Choices with their log-probabilities."""
+    found = row.get("logprobs") or {}
+    return zip(row["choices"], found, strict=True) if isinstance(found, list) else found.items()
+
+
+def _require(rows: Sequence[Mapping[str, Any]], names: Sequence[str], where: str) -> None:
     """Every column is in some row.
 
     Raises:
@@ -155,20 +207,9 @@ def judged_rows(
     """The rows that have a label and a prediction or score; the others are counted.
 
     Raises:
-        UserError: A column is missing, or no row is left.
+        UserError: No row is left.
     """
-    have = {key for row in rows for key in row}
-    guess = columns.prediction or ("prediction" if "prediction" in have else None)
-    score = columns.score or ("score" if "score" in have else None)
-    if guess is None and score is None:
-        raise UserError(
-            "neither predictions nor scores",
-            where=where,
-            allowed=", ".join(sorted(have)),
-            remedy="set prediction=COLUMN or score=COLUMN",
-        )
-    extra = [*(columns.features or "").split(","), columns.cluster]
-    require_columns(rows, [name for name in (columns.label, guess, score, *extra) if name], where)
+    guess, score = columns.prediction, columns.score
     missing: Counter[str] = Counter()
     kept = Kept([], [], [], None if score is None else [])
     for row in rows:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from align.errors import UserError
 from evals.bias.disparity import group_differences, group_gaps
 from evals.bias.fairness import Classified, group_table
 from evals.bias.mitigation import Found, reduction_mitigations, threshold_mitigations
@@ -20,8 +19,7 @@ from evals.prediction_rows import (
     PredictionColumns,
     classified,
     judged_rows,
-    prediction_rows,
-    require_columns,
+    read_predictions,
 )
 from evals.stats import Resampling
 
@@ -43,15 +41,7 @@ def audit_predictions(
     Raises:
         UserError: No group is named, a column is missing, or no row can be judged.
     """
-    rows = prediction_rows(subject)
-    if not groups:
-        raise UserError(
-            "no groups to compare",
-            where=subject,
-            allowed=", ".join(rows[0]),
-            remedy="name columns with --group",
-        )
-    require_columns(rows, groups, subject)
+    rows, columns, groups = read_predictions(subject, columns, groups)
     kept, missing = judged_rows(rows, columns, subject)
     data = classified(kept, columns, groups, subject)
     found = _mitigations(data, kept, columns, resampling)
@@ -74,7 +64,7 @@ def _mitigations(
     data: Classified, kept: Kept, columns: PredictionColumns, resampling: Resampling
 ) -> Found:
     """What the scores and features allow."""
-    if kept.scores is None and not columns.features:
+    if kept.scores is None and not columns.feature_names:
         return Found([], ["No mitigation was tried: there are neither scores nor features."])
     units = len(data.labels if data.clusters is None else set(data.clusters))
     if data.positive is None or len(data.labels) < MINIMUM or units < 2:
@@ -83,8 +73,8 @@ def _mitigations(
     if kept.scores is not None:
         scores = np.array(kept.scores, dtype=np.float64)
         found = threshold_mitigations(data, scores, resampling)
-    if columns.features:
-        names = columns.features.split(",")
+    if columns.feature_names:
+        names = columns.feature_names
         features = [{name: row.get(name) for name in names} for row in kept.rows]
         reduced = reduction_mitigations(data, features, resampling)
         found = Found(found.rows + reduced.rows, found.notes + reduced.notes)

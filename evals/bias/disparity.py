@@ -64,7 +64,8 @@ def group_differences(data: Classified, confidence: float = 0.95) -> list[dict[s
                 row |= {"group_a": a, "group_b": b}
                 row |= _difference(counted[a], counted[b], data.clusters, confidence)
                 n = [int(counted[group][:, 1].sum()) for group in (a, b)]
-                rows.append(row | {"n_a": n[0], "n_b": n[1], "flag": small_flag(min(n))})
+                flag = interval_flag(row["low"], min(n))
+                rows.append(row | {"n_a": n[0], "n_b": n[1], "flag": flag})
     return with_q(rows)
 
 
@@ -106,6 +107,12 @@ def rate_difference(sums: Array) -> Array:
     """First rate minus second of sums (..., 4) [hits, eligible, hits, eligible]."""
     difference: Array = ratio(sums) - ratio(sums, 2, 3)
     return difference
+
+
+def interval_flag(low: float | None, n: int) -> str:
+    """Flags of a comparison whose smaller side has `n` items."""
+    lost = "" if low is not None else "no interval: too few clusters, or they do not differ"
+    return ", ".join(flag for flag in (small_flag(n), lost) if flag)
 
 
 def with_q(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -185,9 +192,10 @@ def _gap_row(
     # Equal gaps must count, whatever the order of their sums; an undefined one counts as well.
     extreme = int(np.sum(~(drawn < value - 1e-12)))
     sizes = [int(rows[:, 1].sum()) for groups in counted for rows in groups.values()]
+    low = known(max(end.low for end in between))
     return {
         "value": value,
-        "low": known(max(end.low for end in between)),
+        "low": low,
         "high": known(max(end.high for end in between)),
         "ratio": known(min(gap.ratio for gap in gaps)),
         "ratio_low": known(min(end.low for end in times)),
@@ -195,7 +203,7 @@ def _gap_row(
         "p": (1 + extreme) / (1 + resampling.resamples),
         "groups": max(map(len, counted)),
         "n": int(eligible.sum()),
-        "flag": small_flag(min(sizes)),
+        "flag": interval_flag(low, min(sizes)),
     }
 
 

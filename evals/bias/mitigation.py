@@ -10,6 +10,7 @@ Both satisfy their constraint on the half they were fitted on; what counts is th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -203,7 +204,9 @@ def _reduction(table: Array, labels: NDArray[np.int64], names: Names, constraint
 
     moment = DemographicParity() if constraint == CONSTRAINTS[0] else EqualizedOdds()
     model = ExponentiatedGradient(_logistic(), moment)
-    return model.fit(table, labels, sensitive_features=names)
+    with warnings.catch_warnings():  # of pandas, about fairlearn's own code
+        warnings.filterwarnings("ignore", "Setting a value on a Series via .at", DeprecationWarning)
+        return model.fit(table, labels, sensitive_features=names)
 
 
 def _few(treated: list[str]) -> str:
