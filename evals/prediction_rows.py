@@ -39,8 +39,9 @@ class PredictionColumns(Section):
     score: str | None = None
     """Column with a number that is higher for the positive class; default: `score`, where there is
     one. Mitigations by thresholds need it."""
-    threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.5
-    """Score from which a row without prediction counts as positive."""
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Score from which a row counts as positive, in place of a prediction; default: its
+    prediction, and 0.5 where there are none."""
     positive: str | None = None
     """The class whose rates are reported, the others being one; default: of two classes the one
     called positive, yes, true or 1."""
@@ -265,8 +266,9 @@ def classified(
         rest = others[0] if len(others) == 1 else f"not {positive}"
         labels = [name if name == positive else rest for name in labels]
         predictions = [name if name == positive else rest for name in predictions]
-        if not predictions and kept.scores is not None:
-            predictions = [positive if s >= columns.threshold else rest for s in kept.scores]
+        if kept.scores is not None and (columns.threshold is not None or not predictions):
+            cut = 0.5 if columns.threshold is None else columns.threshold
+            predictions = [positive if score >= cut else rest for score in kept.scores]
     return Classified(
         labels=labels,
         predictions=predictions,

@@ -179,7 +179,7 @@ def _metric_frame(data: Classified, names: NDArray[np.str_]) -> Any:
         functions["true_positive_rate"] = fair.true_positive_rate
         functions["false_positive_rate"] = fair.false_positive_rate
     frame = fair.MetricFrame(
-        metrics=functions, y_true=labels, y_pred=predictions, sensitive_features=names
+        metrics=functions, y_true=labels, y_pred=predictions, sensitive_features=names.tolist()
     )
     return frame.by_group
 

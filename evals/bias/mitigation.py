@@ -205,7 +205,7 @@ def _reduction(table: Array, labels: NDArray[np.int64], names: Names, constraint
     moment = DemographicParity() if constraint == CONSTRAINTS[0] else EqualizedOdds()
     model = ExponentiatedGradient(_logistic(), moment)
     with warnings.catch_warnings():  # of pandas, about fairlearn's own code
-        warnings.filterwarnings("ignore", "Setting a value on a Series via .at", DeprecationWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         return model.fit(table, labels, sensitive_features=names)
 
 

@@ -193,6 +193,7 @@ def _gap_changes(
         width = before.shape[1]
         pair = Pair(rows[:, :width], rows[:, width:], kept)
         found = paired_bootstrap(pair, worst, resampling)
+        moving = bool(np.any(pair.before != pair.after))  # else no spread: no proof of certainty
         yield {
             "metric": metric,
             "kind": "gap",
@@ -201,8 +202,8 @@ def _gap_changes(
             "before": float(worst(before.sum(axis=0))),
             "after": float(worst(after.sum(axis=0))),
             "value": found.value,
-            "low": known(found.low),
-            "high": known(found.high),
+            "low": known(found.low) if moving else None,
+            "high": known(found.high) if moving else None,
             "p": None,
             "n": found.n,
             "flag": small_flag(int(before.sum(axis=0)[1::2].min())),

@@ -73,6 +73,10 @@ def test_a_score_alone_is_cut_at_the_threshold(tmp_path: Path) -> None:
     assert value(found, "m", "false_positive_rate") == 1.0
     higher = audit(path, "label=y", "score=p", "positive=good", "threshold=0.6")
     assert value(higher, "f", "selection_rate") == 0.0
+    judged = write(tmp_path / "q.jsonl", [row | {"prediction": "bad"} for row in rows])
+    for threshold, share in ((), 0.0), (("threshold=0.45",), 1.0):
+        found = audit(judged, "label=y", "score=p", "positive=good", *threshold)
+        assert value(found, "f", "selection_rate") == share
     with pytest.raises(UserError, match="scores need a positive class"):
         audit(path, "label=y", "score=p")
 

@@ -136,7 +136,7 @@ def test_both_need_two_classes() -> None:
         reduction_mitigations(data, [{}] * 3, FEW)
 
 
-@pytest.mark.filterwarnings("ignore:Setting a value on a Series via .at:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pandas, in fairlearn
 def test_a_reduction_is_fairlearns_on_scaled_features() -> None:
     data, scores = planted(300)
     labels, groups = np.array(data.labels), np.array(data.groups["g"])

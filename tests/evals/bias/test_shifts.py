@@ -103,6 +103,7 @@ def test_what_did_not_change_has_a_width_and_p_1() -> None:
     for row in (pick(rows, kind="rate", group_a="a"), pick(rows, kind="difference")):
         assert (row["value"], row["p"]) == (0.0, 1.0)
         assert row["low"] < 0 < row["high"]
+    assert pick(rows, kind="gap")["low"] is None  # a bootstrap of no spread proves nothing
     clustered = changes(BEFORE, BEFORE, clusters=[str(i // 2) for i in range(20)])
     for row in (pick(clustered, kind="rate", group_a="a"), pick(clustered, kind="difference")):
         assert (row["value"], row["low"], row["high"], row["p"]) == (0.0, None, None, 1.0)
