@@ -119,7 +119,7 @@ def read_predictions(
             remedy="name columns with --group",
         )
     have = {key for row in rows for key in row}
-    usual = {
+    usual: dict[str, Any] = {
         name: name
         for name in ("prediction", "score", "cluster")
         if getattr(columns, name) is None and name in have

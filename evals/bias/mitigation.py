@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.bias.fairness import Classified, is_known
+from evals.bias.fairness import Classified, is_known, rates
 from evals.bias.shifts import EVERYONE, group_changes
 from evals.stats import Array, Resampling
 
@@ -38,7 +38,8 @@ class Found(NamedTuple):
     """What mitigations changed, and what could not be done, in sentences."""
 
     rows: list[dict[str, Any]]
-    """Rows of `evals.bias.shifts` with method, constraint and `by`, the attribute."""
+    """Rows of `evals.bias.shifts` with method, constraint, `by`, the attribute, and `largest`:
+    whether the pair of groups lay farthest apart in the half for fitting."""
     notes: list[str]
 
 
@@ -87,7 +88,9 @@ def threshold_mitigations(data: Classified, scores: Array, resampling: Resamplin
             to = parts.judged[np.isin(names[parts.judged], treated)]
             rule = _thresholds(scores[use], labels[use], names[use], constraint)
             after[to] = rule(scores[to], names[to], resampling.seed)
-            before = replace(data, labels=labels, predictions=predictions, positive=None)
+            before = replace(
+                data, labels=labels.tolist(), predictions=predictions.tolist(), positive=None
+            )
             head = {"method": "ThresholdOptimizer", "constraint": constraint, "by": attribute}
             rows += _judged(before, after, parts, head, resampling)
         notes += _left(attribute, names[parts.judged], treated)
@@ -117,7 +120,7 @@ def reduction_mitigations(
     if len(set(labels[parts.fit].tolist())) < 2:
         return Found(rows, ["ExponentiatedGradient: one label alone in the half for fitting"])
     plain = _logistic().fit(table[parts.fit], labels[parts.fit]).predict(table)
-    before = replace(data, labels=labels, predictions=plain, positive=None)
+    before = replace(data, labels=labels.tolist(), predictions=plain.tolist(), positive=None)
     for attribute, names in _single(data):
         treated = treatable(labels[parts.fit], names[parts.fit])
         if len(treated) < 2:
@@ -149,7 +152,33 @@ def _judged(
     changed = replace(before, predictions=after.tolist())
     found = group_changes(before.only(parts.judged), changed.only(parts.judged), resampling)
     shown = (EVERYONE, head["by"])
-    return [head | row for row in found if row["attribute"] in shown]
+    farthest = farthest_pairs(before.only(parts.fit), head["by"])
+    return [
+        head | row | {"largest": {row["group_a"], row["group_b"]} == farthest.get(row["metric"])}
+        for row in found
+        if row["attribute"] in shown
+    ]
+
+
+def farthest_pairs(data: Classified, attribute: str) -> dict[str, set[str]]:
+    """The two known groups with the lowest and the highest of each rate.
+
+    Chosen on one half and judged on the other, their difference is not the largest by chance.
+    """
+    names = dict(data.attributes())[attribute]
+    found = {}
+    for metric, share in rates(data).items():
+        values = {
+            group: float(share.hit[inside].mean())
+            for group in sorted(set(names.tolist()))
+            if is_known(group) and (inside := share.eligible & (names == group)).any()
+        }
+        if len(values) > 1:
+            found[metric] = {
+                min(values, key=values.__getitem__),
+                max(values, key=values.__getitem__),
+            }
+    return found
 
 
 def _single(data: Classified) -> list[tuple[str, Names]]:

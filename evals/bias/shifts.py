@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -21,14 +20,12 @@ from evals.bias.fairness import Classified, Share, is_known, known, rates, small
 from evals.proportions import tango
 from evals.ratios import taking_part
 from evals.significance import (
-    MeanError,
     Pair,
     change_error,
     compare_means,
     compare_proportions,
-    paired_bootstrap,
 )
-from evals.stats import Array, Interval, Resampling, t_quantile
+from evals.stats import Array, Interval, MeanError, Resampling, t_quantile
 
 EVERYONE = "everyone"
 Rows = tuple[Array, Array]
@@ -42,8 +39,9 @@ def group_changes(
 
     A rate: Tango's interval and exact McNemar; over clusters t and sign flips. A difference of two
     groups: the hybrid of their Tango intervals (Zou and Donner 2008, Stat. Med. 27:1693), over
-    clusters t; p by t with the jackknife's error. A gap of the known groups: paired bootstrap of
-    whole items or clusters; no p, as a gap has none without its null. q over all rows with a p.
+    clusters t; p by t with the jackknife's error. A gap of the known groups has no interval: a gap
+    that was 0 can only grow, so by chance alone every interval of its change would be above 0; the
+    signed differences speak for it. q over all rows with a p.
 
     Returns:
         Rows {attribute, metric, kind: rate | difference | gap, group_a, group_b, before, after,
@@ -67,7 +65,7 @@ def group_changes(
         for metric, pair in shares.items():
             found = _metric_changes(pair, names, before.clusters, resampling)
             rows += [{"attribute": attribute, "metric": metric} | row for row in found]
-        gaps = _gap_changes(shares, names, before.clusters, resampling)
+        gaps = _gap_changes(shares, names)
         rows += [{"attribute": attribute} | row for row in gaps]
     return with_q(rows)
 
@@ -169,55 +167,44 @@ def _t_p(found: MeanError) -> float | None:
 
 
 def _gap_changes(
-    shares: dict[str, tuple[Share, Share]],
-    names: NDArray[np.str_],
-    clusters: Sequence[str] | None,
-    resampling: Resampling,
+    shares: dict[str, tuple[Share, Share]], names: NDArray[np.str_]
 ) -> Iterator[dict[str, Any]]:
-    """Changes of the largest gaps of the known groups; the worst of two for equalised odds."""
-    wanted = {metric: (metric,) for metric in shares}
+    """Gaps of the known groups before and after; the worse of two for equalised odds."""
+    wanted: dict[str, tuple[str, ...]] = {metric: (metric,) for metric in shares}
     if ODDS[0] in shares:
         wanted["equalized_odds"] = ODDS
     members = [names == group for group in sorted(set(names.tolist())) if is_known(group)]
     for metric, used in wanted.items():
-        before, after = (
-            np.concatenate([shares[x][side].rows(g) for x in used for g in members], axis=1)
-            if members
-            else np.zeros((len(names), 0))
-            for side in (0, 1)
-        )
-        if not all(_groups_of(before, len(used))):
+        # (2, rates, G, 2): before and after
+        sums = np.array(
+            [
+                [[shares[x][side].rows(g).sum(axis=0) for g in members] for x in used]
+                for side in (0, 1)
+            ]
+        ).reshape(2, len(used), -1, 2)
+        before, after = (worst_gap(side) for side in sums)
+        if math.isnan(before):
             continue
-        worst = partial(worst_gap, rates=len(used))
-        rows, kept = taking_part(np.concatenate([before, after], axis=1), clusters)
-        width = before.shape[1]
-        pair = Pair(rows[:, :width], rows[:, width:], kept)
-        found = paired_bootstrap(pair, worst, resampling)
-        moving = bool(np.any(pair.before != pair.after))  # else no spread: no proof of certainty
+        n = int(
+            np.any([shares[x][0].eligible for x in used], axis=0)[np.any(members, axis=0)].sum()
+        )
+        sizes = sums[0, :, :, 1]
         yield {
             "metric": metric,
             "kind": "gap",
             "group_a": None,
             "group_b": None,
-            "before": float(worst(before.sum(axis=0))),
-            "after": float(worst(after.sum(axis=0))),
-            "value": found.value,
-            "low": known(found.low) if moving else None,
-            "high": known(found.high) if moving else None,
+            "before": before,
+            "after": after,
+            "value": after - before,
+            "low": None,
+            "high": None,
             "p": None,
-            "n": found.n,
-            "flag": small_flag(int(before.sum(axis=0)[1::2].min())),
+            "n": n,
+            "flag": small_flag(int(sizes[sizes > 0].min())),
         }
 
 
-def _groups_of(rows: Array, count: int) -> Iterator[bool]:
-    """Of each rate, whether at least two groups have one."""
-    for sums in np.split(rows.sum(axis=0), count):
-        yield int((sums[1::2] > 0).sum()) > 1
-
-
-def worst_gap(sums: Array, rates: int) -> Array:
-    """The largest gap of some rates, from sums (..., rates G 2) [hits, eligible]."""
-    shaped = sums.reshape(*sums.shape[:-1], rates, -1, 2)
-    found: Array = largest_gap(shaped).max(axis=-1)
-    return found
+def worst_gap(sums: Array) -> float:
+    """The largest gap of some rates, sums (rates, G, 2) [hits, eligible]; NaN if one has none."""
+    return float(largest_gap(sums).max()) if sums.size else math.nan

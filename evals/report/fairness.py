@@ -20,8 +20,8 @@ GAP_NOTES = (
     "a gap this large when groups are assigned at random. Intervals hold all pairs at once.",
 )
 CHANGE_NOTES = (
-    "After minus before on the same items. A gap's change has an interval by paired bootstrap, "
-    "which small groups make too narrow; the signed differences below it are the safer reading.",
+    "After minus before on the same items. A gap's change has no interval, as a gap is above 0 by "
+    "chance alone: the signed differences have. 'was largest': in the half for fitting.",
 )
 KINDS = ("gap", "rate", "difference")
 
@@ -65,7 +65,8 @@ def changes(
 
 def _first(entry: Entry) -> bool:
     """Everyone's rates and the gaps stand before single groups."""
-    return entry["attribute"] != "everyone" and entry["kind"] != "gap"
+    first = entry["attribute"] == "everyone" or entry["kind"] == "gap" or entry.get("largest")
+    return not first
 
 
 def _label(entry: Entry) -> str:
@@ -96,13 +97,14 @@ def _gap_row(entry: Entry) -> Row:
 def _change_row(entry: Entry, head: Sequence[str]) -> Row:
     """One change."""
     scale, flag = Scale([], percent=True), str(entry.get("flag") or "")
+    mark = "was largest" if entry.get("largest") else ""
     before, after = entry.get("before"), entry.get("after")
     level: Any = scale.value if entry["kind"] == "rate" else scale.difference
     lead = [str(entry[key]) for key in head]
     label = ": ".join([*lead[:1], _label(entry)]) + (f", {' to '.join(lead[1:])}" if lead else "")
     cells = (
         Cell(label),
-        Cell(_groups(entry), flags=(flag,) if flag else (), tone="warn"),
+        Cell(_groups(entry), flags=tuple(filter(None, (flag, mark))), tone="warn"),
         Cell(count(entry.get("n")), numeric=True),
         Cell(level(before), value=finite(before), numeric=True),
         Cell(level(after), value=finite(after), numeric=True),

@@ -60,7 +60,9 @@ def prediction_lines(audit: Mapping[str, Any]) -> list[str]:
     rows = [
         row
         for row in audit["mitigations"]
-        if row["kind"] == "gap" or (row["attribute"] == "everyone" and row["metric"] == "accuracy")
+        if row["kind"] == "gap"
+        or row["largest"]
+        or (row["attribute"] == "everyone" and row["metric"] == "accuracy")
     ]
     for key in dict.fromkeys(tuple(row[k] for k in keys) for row in rows):
         method, constraint, by = key

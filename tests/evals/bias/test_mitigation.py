@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from evals.bias.fairness import Classified
 from evals.bias.mitigation import (
+    farthest_pairs,
     halves,
     reduction_mitigations,
     threshold_mitigations,
@@ -76,6 +77,10 @@ def test_thresholds_are_fairlearns_fitted_on_one_half_and_judged_on_the_other(
     assert row["before"] == pytest.approx(gap(labels[judged], guess, **kept))
     assert row["after"] == pytest.approx(gap(labels[judged], after, **kept))
     assert row["value"] < -0.2
+    metric = metric if metric == "selection_rate" else "true_positive_rate"
+    row = pick(found.rows, constraint=constraint, kind="difference", metric=metric)
+    assert row["largest"]
+    assert row["before"] > 0.15  # a is ahead of b
     assert row["high"] < 0
     cost = pick(found.rows, constraint=constraint, attribute="everyone", metric="accuracy")
     assert cost["after"] == pytest.approx(np.mean(after == labels[judged]))
@@ -126,6 +131,19 @@ def test_fewer_than_two_groups_with_a_rule_are_said() -> None:
     assert reduction_mitigations(same, features, FEW).notes == [
         "ExponentiatedGradient: one label alone in the half for fitting"
     ]
+
+
+def test_the_farthest_pair_is_that_of_the_known_extremes() -> None:
+    # selection rates: a 0, b 1/2, c 1, unknown 1; true positives of a and c alone
+    data = Classified(
+        [1, 0, 0, 0, 1, 1, 0, 0], [0, 0, 1, 0, 1, 1, 1, 1], {"g": [*"aabbcc", None, None]}
+    )
+    found = farthest_pairs(data, "g")
+    assert found["selection_rate"] == {"a", "c"}
+    assert found["true_positive_rate"] == {"a", "c"}
+    assert found["false_positive_rate"] == {"a", "b"}
+    alone = Classified([1, 0], [1, 0], {"g": ["a", None]})
+    assert farthest_pairs(alone, "g") == {}
 
 
 def test_both_need_two_classes() -> None:

@@ -62,9 +62,8 @@ def test_a_gap_changes_with_the_gaps_before_and_after() -> None:
     row = pick(changes(), kind="gap")
     assert (row["before"], row["after"]) == pytest.approx((0.4, 0.0))
     assert row["value"] == pytest.approx(-0.4)
-    assert row["low"] < -0.4 < row["high"] <= 0.4
-    assert row["p"] is None
-    assert row["q"] is None
+    assert row["low"] is row["high"] is row["p"] is row["q"] is None
+    assert (row["n"], row["flag"]) == (20, "n < 30")
 
 
 def test_equalised_odds_is_the_worse_gap_on_each_side() -> None:
@@ -75,8 +74,8 @@ def test_equalised_odds_is_the_worse_gap_on_each_side() -> None:
     row = pick(group_changes(before, after, FEW), metric="equalized_odds")
     assert (row["before"], row["after"], row["value"]) == (0.5, 1.0, 0.5)
     one, two = [[1, 2], [2, 2]], [[0, 2], [2, 2]]
-    assert worst_gap(np.array([*one, *two], dtype=float).ravel(), 2) == 1.0
-    assert worst_gap(np.array([*one, *one], dtype=float).ravel(), 2) == 0.5
+    assert worst_gap(np.array([one, two], dtype=float)) == 1.0
+    assert worst_gap(np.array([one, one], dtype=float)) == 0.5
 
 
 def test_over_clusters_a_changed_rate_is_a_paired_t_and_a_difference_one_of_pairs() -> None:
@@ -103,7 +102,6 @@ def test_what_did_not_change_has_a_width_and_p_1() -> None:
     for row in (pick(rows, kind="rate", group_a="a"), pick(rows, kind="difference")):
         assert (row["value"], row["p"]) == (0.0, 1.0)
         assert row["low"] < 0 < row["high"]
-    assert pick(rows, kind="gap")["low"] is None  # a bootstrap of no spread proves nothing
     clustered = changes(BEFORE, BEFORE, clusters=[str(i // 2) for i in range(20)])
     for row in (pick(clustered, kind="rate", group_a="a"), pick(clustered, kind="difference")):
         assert (row["value"], row["low"], row["high"], row["p"]) == (0.0, None, None, 1.0)
