@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.artifacts import StageJob, make_folder, stage_lock, write_json_atomic
+from align.artifacts import StageJob, make_folder, path_hash, stage_lock, write_json_atomic
 from align.config import EvalsConfig, RunConfig, TaskConfig
 from align.data.sources import DataContext
 from align.errors import UserError
@@ -50,8 +50,8 @@ def run_audit(subject: str, settings: Sequence[str], asked: Asked, progress: Pro
     """Audit what `subject` names, write the results, and return lines for a terminal.
 
     Args:
-        subject: Folder of a run, of a reward stage, or any model.
-        settings: Of a model TASK=ROWS or key=value; of a run key=value.
+        subject: Folder of a run, of a reward stage, or any model; or a table of predictions.
+        settings: Of a model TASK=ROWS or key=value; of a run or table key=value.
         asked: Sample, pairs and places.
         progress: Where to report.
 
@@ -60,8 +60,10 @@ def run_audit(subject: str, settings: Sequence[str], asked: Asked, progress: Pro
             scored.
     """
     kind = subject_kind(subject)
+    if kind == "predictions":
+        return _audit_predictions(subject, settings, asked, progress)
     if kind != "reward" and (asked.pairs or asked.groups):
-        raise UserError("--pairs and --group go with a reward stage", where=subject)
+        raise UserError("--pairs and --group go with a reward stage or predictions", where=subject)
     if kind == "reward" and (asked.pairs is None) != (not asked.groups):
         raise UserError("--pairs needs --group, and --group needs --pairs", where=subject)
     if kind == "reward" and settings:
@@ -76,13 +78,44 @@ def run_audit(subject: str, settings: Sequence[str], asked: Asked, progress: Pro
 
 
 def subject_kind(subject: str) -> str:
-    """`run`, `reward` (a reward stage) or `model`."""
+    """`run`, `reward` (a reward stage), `predictions` (a table) or `model`."""
+    from evals.prediction_rows import is_predictions
+
     place = Path(subject).expanduser()
+    if is_predictions(subject):
+        return "predictions"
     if (place / "config.yaml").is_file():
         return "run"
     from reward.parts import is_reward_stage
 
     return "reward" if is_reward_stage(place) else "model"
+
+
+def _audit_predictions(
+    subject: str, settings: Sequence[str], asked: Asked, progress: Progress
+) -> list[str]:
+    """A table of predictions, or a stored classification task; no model is loaded."""
+    from align import __version__
+    from evals.prediction_rows import prediction_columns
+    from evals.predictions import audit_predictions
+    from evals.report.predictions import prediction_lines, write_page
+    from evals.stats import Resampling
+
+    if asked.pairs is not None:
+        raise UserError("--pairs goes with a reward stage", where=subject)
+    columns, place = prediction_columns(settings), Path(subject).expanduser()
+    name = asked.name or place.name.split(".")[0]
+    progress.note(
+        f"auditing predictions of {place.name} by {', '.join(asked.groups) or 'no group'}"
+    )
+    found = audit_predictions(subject, columns, asked.groups, Resampling(seed=asked.seed))
+    about = {"name": name, "seed": asked.seed, "hash": path_hash(place), "alignkit": __version__}
+    ledger = found | {"subject": about}
+    folder = make_folder(Path(asked.out or "results") / name)
+    with stage_lock(folder):
+        write_json_atomic(folder / NAME, ledger)
+        page = write_page(folder, ledger)
+    return ["", *prediction_lines(ledger), f"results: {folder}; page: {page}"]
 
 
 def _audit_run(

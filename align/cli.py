@@ -141,17 +141,19 @@ def evaluate(
 
 @app.command()
 def audit(
-    subject: Annotated[str, typer.Argument(help="Folder of a run or reward stage, or any model.")],
+    subject: Annotated[
+        str, typer.Argument(help="Run, reward stage, model, or table of predictions.")
+    ],
     settings: Annotated[list[str] | None, typer.Argument(help="TASK=ROWS, key=value.")] = None,
     sample: Annotated[int, typer.Option(min=2, max=160, help="Templates a measure.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Of the templates' draw.")] = 0,
     pairs: Annotated[Path | None, typer.Option(help="Preference pairs, for --group.")] = None,
-    group: Annotated[list[str] | None, typer.Option(help="Column of pairs; repeatable.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Column with groups; repeatable.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder of the results.")] = None,
     name: Annotated[str | None, typer.Option(help="The subject's name in that folder.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Audit the bias of a model, a reward stage or every stage of a run."""
+    """Audit the bias of a model, a reward stage, every stage of a run, or any predictions."""
     set_environment(offline=Path(subject).expanduser().exists())
     from align.audit import Asked, run_audit
     from align.progress import Progress

@@ -11,11 +11,13 @@ from itertools import pairwise
 from typing import Any
 
 from evals.baselines import BASELINES
+from evals.bias.disparity import group_differences, group_gaps
+from evals.bias.fairness import Classified, group_table
+from evals.bias.shifts import group_changes
 from evals.robustness import robustness_row
 from evals.score import compare, estimate, pair_results, select, standard_error
 from evals.stats import Resampling
-from evals.task import BiasTask, GroupTask, Metric, Task, TaskResult
-from evals.tasks.classification import ClassificationTask
+from evals.task import BiasTask, FairTask, GroupTask, Metric, Task, TaskResult
 
 Table = list[dict[str, Any]]
 
@@ -54,6 +56,8 @@ def build_ledger(results: Results, resampling: Resampling) -> dict[str, Any]:
         "comparisons": comparison_table(results, resampling),
         "groups": group_tables(results, resampling),
         "group_differences": difference_tables(results, resampling.confidence),
+        "group_gaps": gap_tables(results, resampling),
+        "group_changes": change_tables(results, resampling),
         "bias": bias_table(results, resampling.confidence),
         "bias_comparisons": bias_comparison_table(results, resampling.confidence),
         "samples": sample_table(results),
@@ -165,11 +169,16 @@ def comparison_table(results: Results, resampling: Resampling) -> Table:
 
 def group_tables(results: Results, resampling: Resampling) -> Table:
     """Rates by group of the tasks that have groups."""
-    return [
+    own = [
         {"stage": stage, "task": name, **row}
         for stage, name, task, result in _each(results)
         if isinstance(task, GroupTask)
         for row in task.groups(result, resampling)
+    ]
+    return own + [
+        {"stage": stage, "task": name, **row}
+        for stage, name, data in _classified(results)
+        for row in group_table(data, resampling)
     ]
 
 
@@ -177,10 +186,32 @@ def difference_tables(results: Results, confidence: float) -> Table:
     """Signed differences of rates between groups."""
     return [
         {"stage": stage, "task": name, **row}
-        for stage, name, task, result in _each(results)
-        if isinstance(task, ClassificationTask)
-        for row in task.group_differences(result, confidence)
+        for stage, name, data in _classified(results)
+        for row in group_differences(data, confidence)
     ]
+
+
+def gap_tables(results: Results, resampling: Resampling) -> Table:
+    """Gaps of rates over all groups: demographic parity, equalised odds."""
+    return [
+        {"stage": stage, "task": name, **row}
+        for stage, name, data in _classified(results)
+        for row in group_gaps(data, resampling)
+    ]
+
+
+def change_tables(results: Results, resampling: Resampling) -> Table:
+    """How rates, differences and gaps changed between stages, on identical items."""
+    rows = []
+    for before, after in stage_pairs(results.stages):
+        for name, task in results.tasks.items():
+            if isinstance(task, FairTask):
+                pair = pair_results(results.scored[before, name], results.scored[after, name])
+                old, new = (task.classified(result) for result in pair)
+                if old is not None and new is not None:
+                    head = {"task": name, "before_stage": before, "after_stage": after}
+                    rows += [head | row for row in group_changes(old, new, resampling)]
+    return rows
 
 
 def bias_table(results: Results, confidence: float) -> Table:
@@ -238,6 +269,14 @@ def missing_table(results: Results) -> Table:
         for stage, name, _, result in _each(results)
         for reason, count in sorted(result.missing.items())
     ]
+
+
+def _classified(results: Results) -> Iterator[tuple[str, str, Classified]]:
+    """(stage, task, items) of all tasks with labels, predictions and groups."""
+    for stage, name, task, result in _each(results):
+        data = task.classified(result) if isinstance(task, FairTask) else None
+        if data is not None:
+            yield stage, name, data
 
 
 def _each(results: Results) -> Iterator[tuple[str, str, Task, TaskResult]]:

@@ -18,7 +18,7 @@ from align.config import RunConfig
 from align.data.sources import load_rows
 from align.data.splits import split_holdout
 from align.references import ModelReference, resolve_reference
-from evals.bias.suite import SuiteTask
+from evals.bias.suite import SuiteTask, draw_clusters
 from evals.prompts import NAME as PROMPTS
 from evals.prompts import Answering, PromptsTask, ScoreFunction
 from evals.robustness import perturbed_task
@@ -139,12 +139,20 @@ def configured_entries(config: RunConfig, job: StageJob) -> dict[str, Entry]:
             settings |= defined_settings(task)
         if isinstance(task, SuiteTask):
             rows = task.items(rows)
+        elif section.clusters is not None and section.cluster is not None:
+            rows = drawn_rows(rows, section.cluster, section.clusters, section.seed)
         entries[name] = Entry(task, rows, record, settings)
         for kind in section.perturb:
             version = perturbed_task(task, kind)
             changed = settings | {"perturbation": kind}
             entries[version.name] = Entry(version, rows, record, changed, name)
     return entries
+
+
+def drawn_rows(rows: Sequence[Row], column: str, count: int, seed: int) -> list[Row]:
+    """Rows of at most `count` clusters, drawn whole; a row without one is its own."""
+    named = [{"cluster": str(row.get(column) or ""), "row": row} for row in rows]
+    return [item["row"] for item in draw_clusters(named, count, seed)]
 
 
 def prompts_entry(

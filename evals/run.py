@@ -267,6 +267,7 @@ def _write_results(run: _Run, results: Results, ledger: Mapping[str, Any]) -> No
                 "robustness",
                 "groups",
                 "group_differences",
+                "group_gaps",
                 "bias",
                 "missing",
             )

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from evals.bias.fairness import Classified
     from evals.engine import Engine
     from evals.stats import Resampling
 
@@ -159,6 +160,15 @@ class GroupTask(Protocol):
 
     def groups(self, result: TaskResult, resampling: Resampling) -> list[dict[str, Any]]:
         """Rows of the ledger's `groups`, without `stage` and `task`."""
+        ...
+
+
+@runtime_checkable
+class FairTask(Protocol):
+    """A task whose items have a label, a prediction and groups (`evals.bias.fairness`)."""
+
+    def classified(self, result: TaskResult) -> Classified | None:
+        """Labels, predictions and groups; None where the task names no groups."""
         ...
 
 

@@ -57,12 +57,17 @@ class TaskConfig(Section):
     seed: int = 1234
     """Of the examples' draw and of sampled responses (definition), and of the draw of clusters;
     lm-evaluation-harness's."""
+    cluster: str | None = None
+    """Column whose equal values hang together, such as a template's name (classification,
+    definition of multiple choice); default: each item stands alone."""
     clusters: Positive | None = None
-    """At most so many clusters of items, drawn whole (public bias suites); default: all."""
+    """At most so many clusters of items, drawn whole (public bias suites, tasks with `cluster`);
+    default: all."""
     max_new_tokens: Positive = 48
     """Longest generated answer (translation)."""
     groups: tuple[str, ...] = ()
-    """Columns that hold group membership (classification, definition with refusals)."""
+    """Columns that hold group membership (classification, definition of multiple choice or with
+    refusals)."""
     perturb: tuple[Literal["typos", "case", "spacing", "contractions", "names"], ...] = ()
     """Changes of the question's text that keep its meaning: the same items are scored with each,
     and the drop is reported (classification, definition of multiple choice)."""

@@ -17,6 +17,7 @@ from evals.gate import Outcome, Verdict, judge
 from evals.report import texts
 from evals.report.audit import audit_section
 from evals.report.collect import Run, collect, skipped
+from evals.report.fairness import change_table, gap_table
 from evals.report.forest import forest_blocks
 from evals.report.groups import difference_table, group_tables, unknown_sentence
 from evals.report.layout import (
@@ -205,9 +206,9 @@ def _bias_blocks(ledger: Mapping[str, Any]) -> list[Block]:
 def _group_blocks(ledger: Mapping[str, Any]) -> list[Block]:
     """Unknown membership first, then the tables."""
     unknown = unknown_sentence(ledger)
-    differences = difference_table(ledger)
     blocks: list[Block] = [Text(unknown)] if unknown else []
-    return [*blocks, *group_tables(ledger), *([differences] if differences else ())]
+    found = (gap_table(ledger), change_table(ledger), difference_table(ledger))
+    return [*blocks, *group_tables(ledger), *(table for table in found if table)]
 
 
 def _training_blocks(run: Run) -> list[Block]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evals.bias.fairness import NAMELESS
 from evals.evidence import find, is_number
 from evals.report.layout import Cell, Row, Table
-from evals.report.numbers import MINUS, Scale, count, finite, is_proportion, p_value
-from evals.report.tables import Entry, Ledger, amount, scale_of
+from evals.report.numbers import MINUS, Scale, count, finite, is_proportion
+from evals.report.tables import Entry, Ledger, amount, scale_of, tested
 
 SMALL = 30
 """Items below which a group's rate is flagged."""
@@ -21,8 +22,6 @@ TINY = 0.02
 """Share of the items below which a group's ratio is withheld (6 RCNY 5-301(d))."""
 FOUR_FIFTHS = 0.8
 """Ratio below which a row is marked: a screening rule of thumb (29 CFR 1607.4(D)), no limit."""
-UNKNOWN = frozenset({"", "none", "nan", "unknown", "missing", "not stated", "n/a"})
-"""Names, in lower case, of the group whose membership is not known."""
 HEADER = (
     "Group",
     "n",
@@ -53,9 +52,8 @@ def group_table(entries: Sequence[Entry], caption: str, folded: bool = False) ->
     keys = ("task", "metric", "attribute")
     for key in dict.fromkeys(tuple(entry.get(k) for k in keys) for entry in entries):
         same = find(entries, **dict(zip(keys, key, strict=True)))
-        task, metric, attribute = key
-        rows.append(Row((Cell(f"{task}: {metric} by {attribute}"),), "heading"))
-        rows += _block(same, metric)
+        rows.append(Row((Cell(_subject(same[0])),), "heading"))
+        rows += _block(same, key[1])
     notes = (
         f"Ratio to highest: the group's rate over the highest rate among groups that have a ratio. "
         f"Withheld for groups under {100 * TINY:g}% of the items and for unknown membership. "
@@ -63,6 +61,12 @@ def group_table(entries: Sequence[Entry], caption: str, folded: bool = False) ->
         "whether a gap is a difference is said by the intervals, not by the ratio.",
     )
     return Table(caption, HEADER, tuple(rows), "", notes, folded)
+
+
+def _subject(entry: Entry) -> str:
+    """Task, where there is one, metric and attribute."""
+    task = f"{entry['task']}: " if entry.get("task") else ""
+    return f"{task}{entry.get('metric')} by {entry.get('attribute')}"
 
 
 def _block(same: Sequence[Entry], metric: Any) -> list[Row]:
@@ -78,7 +82,7 @@ def _block(same: Sequence[Entry], metric: Any) -> list[Row]:
 def is_unknown(entry: Entry) -> bool:
     """Whether the group, or a part of an intersection, holds those of unknown membership."""
     parts = str(entry.get("group")).lower().split(" & ")
-    return any(part.strip() in UNKNOWN for part in parts)
+    return any(part.strip() in NAMELESS for part in parts)
 
 
 def _withheld(entry: Entry, total: float) -> str:
@@ -128,7 +132,7 @@ def _ratio(entry: Entry, total: float, highest: float | None) -> Cell:
 def difference_table(ledger: Ledger) -> Table | None:
     """Signed differences between groups, where the ledger has them (`group_differences`)."""
     rows = tuple(_difference_row(entry) for entry in ledger.get("group_differences") or ())
-    header = ("Rate", "Stage", "Groups", "n", "Difference", "Interval", "p")
+    header = ("Rate", "Stage", "Groups", "n", "Difference", "Interval", "p, q")
     caption = "Signed differences between groups"
     return Table(caption, header, rows, "", folded=True) if rows else None
 
@@ -139,13 +143,13 @@ def _difference_row(entry: Entry) -> Row:
     groups = f"{entry.get('group_a')} {MINUS} {entry.get('group_b')}"
     value = finite(entry.get("value"))
     cells = (
-        Cell(f"{entry.get('task')}: {entry.get('metric')} by {entry.get('attribute')}"),
-        Cell(str(entry.get("stage"))),
+        Cell(_subject(entry)),
+        Cell(str(entry.get("stage") or "")),
         Cell(groups, flags=(flag,) if flag else (), tone="warn"),
         Cell(f"{count(entry.get('n_a'))}, {count(entry.get('n_b'))}", numeric=True),
         Cell(scale.difference(value), value=value, numeric=True),
         Cell(scale.interval(entry.get("low"), entry.get("high")), numeric=True),
-        Cell(p_value(entry.get("p")), numeric=True),
+        Cell(tested(entry.get("p"), entry.get("q")), numeric=True),
     )
     return Row(cells)
 

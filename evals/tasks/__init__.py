@@ -30,7 +30,18 @@ KINDS: Mapping[str, Callable[[str, TaskConfig], Task]] = {
     **{kind: partial(_suite_task, suite) for kind, suite in SUITES.items()},
 }
 USED = {
-    "classification": {"prompt", "target", "choices", "positive", "chat", "groups", "perturb"},
+    "classification": {
+        "prompt",
+        "target",
+        "choices",
+        "positive",
+        "chat",
+        "groups",
+        "cluster",
+        "clusters",
+        "seed",
+        "perturb",
+    },
     "translation": {"prompt", "target", "chat", "max_new_tokens"},
     "definition": {
         "chat",
@@ -40,6 +51,8 @@ USED = {
         "seed",
         "perturb",
         "groups",
+        "cluster",
+        "clusters",
     },
     **{kind: {"clusters", "seed"} for kind in SUITES},
 }
@@ -69,5 +82,11 @@ def build_task(name: str, config: TaskConfig) -> Task:
             f"{', '.join(sorted(unused))} is never read by {reader}",
             where=where,
             allowed=", ".join(sorted(USED.get(kind, {"kind", "data"}))),
+        )
+    if config.clusters is not None and config.cluster is None and kind not in SUITES:
+        raise UserError(
+            "clusters draws whole clusters, and no column names them",
+            where=f"{where}.clusters",
+            remedy="set cluster to a column",
         )
     return KINDS[kind](name, config) if config.kind else build_defined(name, config)

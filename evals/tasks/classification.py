@@ -15,13 +15,13 @@ import numpy as np
 from align.config import TaskConfig
 from align.errors import UserError
 from evals.baselines import baseline_rows
-from evals.bias.disparity import group_differences
-from evals.bias.fairness import UNKNOWN, group_table
+from evals.bias.fairness import Classified
 from evals.calibration import BRIER, ECE, brier, ece_rows
 from evals.metrics import accuracy_metric, confusion_rows, f1_metrics, value_rows
-from evals.stats import Array, Resampling
+from evals.stats import Array
 from evals.task import Metric, Row, TaskResult, item_ids
 from evals.tasks.asking import Question, column, require_items, require_scored
+from evals.tasks.grouping import cluster_column, group_columns
 
 if TYPE_CHECKING:
     from evals.engine import Engine
@@ -39,6 +39,8 @@ class ClassificationTask:
     target: str
     choices: tuple[str, ...]
     group_columns: tuple[str, ...] = ()
+    cluster: str | None = None
+    """Column of items that hang together."""
     positive: str | None = None
     """The class of binary F1."""
     kind: str = "classification"
@@ -67,7 +69,8 @@ class ClassificationTask:
             )
         question = Question(name, config.prompt, config.chat is not False)
         positive = config.positive or usual_positive(choices)
-        return cls(name, question, config.target, choices, config.groups, positive)
+        columns = config.groups, config.cluster
+        return cls(name, question, config.target, choices, *columns, positive)
 
     @property
     def title(self) -> str:
@@ -132,7 +135,8 @@ class ClassificationTask:
         require_items(rows, self.name)
         labels = [self.label(row, number) for number, row in enumerate(rows, start=1)]
         prompts = [self.question.text(row, number) for number, row in enumerate(rows, start=1)]
-        groups = self._groups(rows)
+        groups = group_columns(rows, self.group_columns, self.name)
+        clusters = cluster_column(rows, self.cluster, self.name)
         items = [
             [self.question.request(engine.tokenizer, prompt, choice) for choice in self.choices]
             for prompt in prompts
@@ -162,6 +166,7 @@ class ClassificationTask:
             samples=[
                 self._sample(prompts[place], labels[place], scores[place]) for place in places
             ],
+            clusters=None if clusters is None else tuple(clusters[p] for p in places),
             columns={name: tuple(names[p] for p in places) for name, names in groups.items()},
             missing=dict(missing),
         )
@@ -177,50 +182,17 @@ class ClassificationTask:
             "logprobs": dict(zip(self.choices, scores.tolist(), strict=True)),
         }
 
-    def _groups(self, rows: Sequence[Row]) -> dict[str, list[str]]:
-        """Group of each row by attribute; a row without one belongs to `unknown`.
-
-        Raises:
-            UserError: No row has the column.
-        """
-        groups = {}
-        for name in self.group_columns:
-            if not any(name in row for row in rows):
-                raise UserError(
-                    f"no row has the group column {name!r}",
-                    where=f"evals.tasks.{self.name}.groups",
-                    allowed=", ".join(rows[0]),
-                )
-            values = [row.get(name) for row in rows]
-            groups[name] = [UNKNOWN if value in (None, "") else str(value) for value in values]
-        return groups
-
-    def groups(self, result: TaskResult, resampling: Resampling) -> list[dict[str, Any]]:
-        """Rows of the ledger's `groups` without `stage` and `task`."""
+    def classified(self, result: TaskResult) -> Classified | None:
+        """Labels, predictions and groups; None where no groups are named."""
         if not self.group_columns:
-            return []
-        return group_table(
-            *self._classified(result),
-            result.columns,
+            return None
+        return Classified(
+            labels=[sample["label"] for sample in result.samples],
+            predictions=[sample["response"] for sample in result.samples],
+            groups={name: result.columns[name] for name in self.group_columns},
             positive=self.group_positive,
-            resampling=resampling,
+            clusters=result.clusters,
         )
-
-    def group_differences(self, result: TaskResult, confidence: float) -> list[dict[str, Any]]:
-        """Signed differences of every rate between every two groups."""
-        if not self.group_columns:
-            return []
-        return group_differences(
-            *self._classified(result),
-            result.columns,
-            positive=self.group_positive,
-            confidence=confidence,
-        )
-
-    def _classified(self, result: TaskResult) -> tuple[list[str], list[str]]:
-        """Labels and predictions as texts."""
-        samples = result.samples
-        return [s["label"] for s in samples], [s["response"] for s in samples]
 
 
 def usual_positive(choices: Sequence[str]) -> str | None:

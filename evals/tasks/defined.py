@@ -63,11 +63,22 @@ def build_defined(name: str, config: TaskConfig) -> DefinedTask:
             remedy="remove it",
         )
     refusals = any(entry.metric.startswith("refusal") for entry in definition.metric_list)
-    if config.groups and not refusals:
+    chosen = definition.output_type == "multiple_choice"
+    if config.groups and not (refusals or chosen):
         raise UserError(
-            "is read by refusals alone", where=f"{where}.groups", allowed="definitions with refusal"
+            "is never read by this definition",
+            where=f"{where}.groups",
+            allowed="definitions of multiple choice, or with refusal",
+        )
+    if config.cluster is not None and not chosen:
+        raise UserError(
+            "is never read by this definition",
+            where=f"{where}.cluster",
+            allowed="definitions of multiple choice",
         )
     asking = Asking(name, definition, shots, chat, config.system_prompt, config.seed)
+    if chosen:
+        return MultipleChoiceTask(name, asking, config.groups, config.cluster)
     if config.groups:
         return GenerationTask(name, asking, group_columns=config.groups)
     return OUTPUTS[definition.output_type](name, asking)

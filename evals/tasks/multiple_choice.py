@@ -16,12 +16,15 @@ import numpy as np
 
 from align.errors import UserError
 from evals.baselines import baseline_rows
+from evals.bias.fairness import Classified
 from evals.calibration import BRIER, ECE, brier, ece_rows, probabilities
 from evals.documents import Document
 from evals.metrics import confusion_rows, f1_metrics, mean_metric, ratio, value_rows
 from evals.shots import Asked, shown
 from evals.task import Array, Metric, Row, TaskResult, item_ids
 from evals.tasks.asking import require_items, require_scored
+from evals.tasks.classification import usual_positive
+from evals.tasks.grouping import cluster_column, group_columns
 
 if TYPE_CHECKING:
     from evals.engine import Engine
@@ -73,6 +76,10 @@ MEANS: dict[str, tuple[Callable[[Array, Document], float], Metric]] = {
 class MultipleChoiceTask(Asked):
     """Choose one of several answers to a question about each row."""
 
+    group_columns: tuple[str, ...] = ()
+    """Columns by whose values rates are compared."""
+    cluster: str | None = None
+    """Column of items that hang together."""
     kind: str = "multiple_choice"
     decoding: str = "loglikelihood"
 
@@ -106,6 +113,8 @@ class MultipleChoiceTask(Asked):
         documents = asking.documents(rows)
         self._check_classes(documents)
         prompts = asking.prompts(rows, documents)
+        groups = group_columns(rows, self.group_columns, self.name)
+        clusters = cluster_column(rows, self.cluster, self.name)
         items = [
             [asking.request(engine.tokenizer, prompt, asking.answer(x)) for x in document.choices]
             for prompt, document in zip(prompts, documents, strict=True)
@@ -128,7 +137,30 @@ class MultipleChoiceTask(Asked):
             ids=tuple(ids[place] for place in places),
             stats=self._stats(kept),
             samples=[_sample(shown(prompts[p]), documents[p], scores[p]) for p in places],
+            clusters=None if clusters is None else tuple(clusters[p] for p in places),
+            columns={name: tuple(names[p] for p in places) for name, names in groups.items()},
             missing=dict(missing),
+        )
+
+    def classified(self, result: TaskResult) -> Classified | None:
+        """Labels, predictions and groups; None where no groups are named.
+
+        Where choices vary or several are right, classes mean nothing and accuracy alone counts.
+        """
+        if not self.group_columns:
+            return None
+        samples = result.samples
+        same = all(
+            list(sample["choices"]) == list(samples[0]["choices"]) and len(sample["label"]) == 1
+            for sample in samples
+        )
+        return Classified(
+            labels=[sample["label"][0] if same else True for sample in samples],
+            predictions=[sample["response"] if same else sample["correct"] for sample in samples],
+            groups={name: result.columns[name] for name in self.group_columns},
+            positive=usual_positive(samples[0]["choices"]) if same else None,
+            clusters=result.clusters,
+            same_classes=same,
         )
 
     def _check_classes(self, documents: Sequence[Document]) -> None:

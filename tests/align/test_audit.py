@@ -150,3 +150,38 @@ def test_nothing_of_that_name_and_the_folder_of_another_model(
     other = save_model(shape, tiny_tokenizer, workplace / "other")
     assert audit(str(other), "--sample", "2", "--name", "mine") == 2
     assert "holds the results of" in capsys.readouterr().err
+
+
+def test_a_table_of_predictions_is_audited_without_a_model(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("align.models.load_model", never)
+    lines = [
+        "label,prediction,score,sex",
+        *(f"{i % 2},{i // 2 % 2},0.{i % 9},{'fm'[i % 3 % 2]}" for i in range(120)),
+    ]
+    Path("guess.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert subject_kind("guess.csv") == "predictions"
+    assert audit("guess.csv", "--group", "sex", "--seed", "4", "positive=1") == 0
+    folder = workplace / "results" / "guess"
+    found = read(folder)
+    assert found["n"] == 120
+    assert (found["subject"]["name"], found["subject"]["seed"]) == ("guess", 4)
+    assert {row["constraint"] for row in found["mitigations"]} == {
+        "demographic_parity",
+        "equalized_odds",
+    }
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "ThresholdOptimizer, equalized odds by sex" in page
+    assert "Gaps between groups" in (folder / "report.md").read_text(encoding="utf-8")
+    for words, message in (
+        ((), "no groups to compare"),
+        (("--group", "age"), "no column age"),
+        (("--group", "sex", "threshold=high"), "threshold"),
+        (("--group", "sex", "--pairs", "guess.csv"), "--pairs goes with a reward stage"),
+    ):
+        capsys.readouterr()
+        assert audit("guess.csv", *words) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1

@@ -226,6 +226,22 @@ def test_tables_of_groups_models_and_definitions(job: StageJob) -> None:
     rates = [row for row in ledger["groups"] if row["stage"] == "ppo"]
     assert {row["group"] for row in rates} == {"a", "b"}
     assert {row["task"] for row in ledger["group_differences"]} == {"reviews"}
+    gap = find(ledger["group_gaps"], stage="ppo", metric="accuracy")
+    shares = [row["value"] for row in rates if row["metric"] == "accuracy"]
+    assert gap["value"] == pytest.approx(max(shares) - min(shares))
+    change = find(
+        ledger["group_changes"],
+        before_stage="sft",
+        after_stage="ppo",
+        metric="accuracy",
+        kind="rate",
+        group_a="a",
+    )
+    levels = [
+        find(ledger["groups"], stage=stage, metric="accuracy", group="a")["value"]
+        for stage in ("sft", "ppo")
+    ]
+    assert [change["before"], change["after"]] == pytest.approx(levels)
     assert ledger["models"]["sft"]["reference"] == "sft"
     assert len({model["hash"] for model in ledger["models"].values()}) == 3
     tavi = find(ledger["tasks"], name="tavi")

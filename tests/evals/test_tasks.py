@@ -14,6 +14,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from align.config import SourceConfig, TaskConfig
 from align.data.encoding import decode_response, encode_prompt
 from align.errors import UserError
+from evals.bias.disparity import group_differences
+from evals.bias.fairness import group_table
 from evals.engine import Engine
 from evals.score import estimate
 from evals.stats import Resampling
@@ -181,7 +183,7 @@ def test_groups_are_kept_and_unknown_is_a_group(engine: Engine) -> None:
     task = build_task("reviews", classification(groups=("gender",)))
     result = task.evaluate(engine, REVIEWS)
     assert result.columns["gender"] == ("woman", "man", "unknown", "woman", "man")
-    rows = task.groups(result, Resampling(200))  # type: ignore[attr-defined]
+    rows = group_table(task.classified(result), Resampling(200))  # type: ignore[attr-defined]
     accuracy = {r["group"]: r["value"] for r in rows if r["metric"] == "accuracy"}
     hits = {group: [] for group in accuracy}
     for group, sample in zip(result.columns["gender"], result.samples, strict=True):
@@ -230,14 +232,14 @@ def test_the_positive_class_may_be_named(
     )
     rates = {
         row["group"]: row["value"]
-        for row in task.groups(result, Resampling(200))
+        for row in group_table(task.classified(result), Resampling(200))
         if row["metric"] == "selection_rate"
     }
     women = [
         a == positive for a, row in zip(answers, REVIEWS, strict=True) if row["gender"] == "woman"
     ]
     assert rates.get("woman") == (np.mean(women) if len(choices) == 2 else None)
-    changes = task.group_differences(result, 0.95)
+    changes = group_differences(task.classified(result))
     assert ("selection_rate" in {row["metric"] for row in changes}) == (len(choices) == 2)
 
 

@@ -10,8 +10,7 @@ from fairlearn import metrics as fair
 from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
 
-from evals.bias.disparity import group_differences, group_gaps
-from evals.bias.fairness import group_table
+from evals.bias.fairness import Classified, group_table
 from evals.stats import Resampling
 
 FEW = Resampling(resamples=200)
@@ -35,7 +34,7 @@ def _random(n: int = 400) -> tuple[list[int], list[int], list[str]]:
 
 
 def test_rates_by_hand() -> None:
-    rows = group_table(LABELS, PREDICTIONS, {"gender": GENDER}, resampling=FEW)
+    rows = group_table(Classified(LABELS, PREDICTIONS, {"gender": GENDER}), FEW)
     expected = {
         # tp 2, fn 1, fp 1, tn 1
         ("a", "accuracy"): (3, 5),
@@ -58,7 +57,7 @@ def test_rates_by_hand() -> None:
 
 
 def test_a_rate_without_eligible_items_is_undefined_and_not_zero() -> None:
-    rows = group_table(LABELS, PREDICTIONS, {"gender": GENDER}, resampling=FEW)
+    rows = group_table(Classified(LABELS, PREDICTIONS, {"gender": GENDER}), FEW)
     row = _pick(rows, group="b", metric="true_positive_rate")
     assert row["value"] is None
     assert row["flag"] == "undefined: no eligible item"
@@ -66,7 +65,7 @@ def test_a_rate_without_eligible_items_is_undefined_and_not_zero() -> None:
 
 def test_values_equal_fairlearn_and_intervals_equal_statsmodels() -> None:
     labels, predictions, groups = _random()
-    rows = group_table(labels, predictions, {"g": groups}, resampling=FEW)
+    rows = group_table(Classified(labels, predictions, {"g": groups}), FEW)
     y, guess, names = np.array(labels), np.array(predictions), np.array(groups)
     functions = {
         "selection_rate": fair.selection_rate,
@@ -91,7 +90,7 @@ def test_values_equal_fairlearn_and_intervals_equal_statsmodels() -> None:
 def test_several_classes_have_accuracy_and_macro_f1_alone() -> None:
     labels = ["red", "blue", "green", "red", "blue", "red"]
     guess = ["red", "green", "green", "blue", "blue", "red"]
-    rows = group_table(labels, guess, {"g": ["p"] * 4 + ["q"] * 2}, resampling=FEW)
+    rows = group_table(Classified(labels, guess, {"g": ["p"] * 4 + ["q"] * 2}), FEW)
     assert {row["metric"] for row in rows} == {"accuracy", "macro_f1"}
     for group, part in (("p", slice(0, 4)), ("q", slice(4, 6))):
         expected = sk.f1_score(labels[part], guess[part], average="macro", zero_division=0)
@@ -100,7 +99,7 @@ def test_several_classes_have_accuracy_and_macro_f1_alone() -> None:
 
 def test_a_named_positive_class_turns_the_rates() -> None:
     labels, guess = ["bad", "bad", "good", "good"], ["bad", "good", "good", "good"]
-    rows = group_table(labels, guess, {"g": ["p"] * 4}, positive="bad", resampling=FEW)
+    rows = group_table(Classified(labels, guess, {"g": ["p"] * 4}, positive="bad"), FEW)
     assert _pick(rows, metric="selection_rate")["value"] == 0.25
     assert _pick(rows, metric="true_positive_rate")["value"] == 0.5
     assert _pick(rows, metric="false_positive_rate")["value"] == 0.0
@@ -108,7 +107,7 @@ def test_a_named_positive_class_turns_the_rates() -> None:
 
 def test_unknown_groups_and_intersections_are_shown() -> None:
     groups = {"gender": ["w", None, "m", "m"], "age": ["old", "old", "young", None]}
-    rows = group_table([1, 0, 1, 0], [1, 1, 1, 0], groups, resampling=FEW)
+    rows = group_table(Classified([1, 0, 1, 0], [1, 1, 1, 0], groups), FEW)
     sizes = {(r["attribute"], r["group"]): r["n"] for r in rows if r["metric"] == "accuracy"}
     assert sizes == {
         ("gender", "m"): 2,
@@ -126,62 +125,10 @@ def test_unknown_groups_and_intersections_are_shown() -> None:
 
 def test_tables_refuse_what_they_cannot_judge() -> None:
     with pytest.raises(ValueError, match="one prediction a label"):
-        group_table([], [], {"g": []})
+        Classified([], [], {"g": []})
     with pytest.raises(ValueError, match="one prediction a label"):
-        group_table([1], [1, 0], {"g": ["a"]})
+        Classified([1], [1, 0], {"g": ["a"]})
     with pytest.raises(ValueError, match="'g' for 2 items"):
-        group_table([1, 0], [1, 0], {"g": ["a"]})
+        Classified([1, 0], [1, 0], {"g": ["a"]})
     with pytest.raises(ValueError, match="two classes"):
-        group_table(["x", "y"], ["z", "x"], {"g": ["a", "a"]}, positive="x")
-
-
-def test_differences_are_signed_and_span_demographic_parity_and_equalised_odds() -> None:
-    rows = group_differences(LABELS, PREDICTIONS, {"gender": GENDER})
-    signed = {row["metric"]: row["value"] for row in rows}
-    # 3/5 - 3/4, 3/5 - 1/4, 1/2 - 1/4; no positive in b, so no difference of true positive rates
-    assert signed == pytest.approx(
-        {"accuracy": -0.15, "selection_rate": 0.35, "false_positive_rate": 0.25}
-    )
-    labels, guess, groups = _random()
-    table = {
-        (r["metric"], r["group_a"], r["group_b"]): abs(r["value"])
-        for r in group_differences(labels, guess, {"g": groups})
-    }
-    parity = max(v for (metric, *_), v in table.items() if metric == "selection_rate")
-    odds = max(v for (metric, *_), v in table.items() if metric.endswith("positive_rate"))
-    assert parity == pytest.approx(
-        fair.demographic_parity_difference(labels, guess, sensitive_features=groups)
-    )
-    assert odds == pytest.approx(
-        fair.equalized_odds_difference(labels, guess, sensitive_features=groups)
-    )
-
-
-def test_gap_p_is_small_for_a_real_gap_and_uniform_without_one() -> None:
-    groups = ["a"] * 40 + ["b"] * 40
-    apart = group_gaps([1] * 80, [1] * 36 + [0] * 4 + [1] * 16 + [0] * 24, {"g": groups})
-    row = _pick(apart, metric="true_positive_rate")
-    assert row["value"] == pytest.approx(0.5)  # 36/40 - 16/40
-    assert row["p"] < 0.002
-    rng = np.random.default_rng(0)
-    p_values = []
-    for _ in range(60):
-        guess = rng.integers(0, 2, 80).tolist()
-        rows = group_gaps([1] * 80, guess, {"g": groups}, resampling=Resampling(resamples=100))
-        p_values.append(_pick(rows, metric="selection_rate")["p"])
-    # Ties make the p conservative: mean a little over a half, and few below .1 (6 expected).
-    assert 0.4 < float(np.mean(p_values)) < 0.75
-    assert sum(p < 0.1 for p in p_values) <= 12
-
-
-def test_gap_leaves_the_unknown_group_out() -> None:
-    rows = group_gaps([1, 1, 1, 0], [1, 1, 0, 0], {"g": ["a", "b", None, None]}, resampling=FEW)
-    assert _pick(rows, metric="accuracy")["value"] == 0.0
-    assert _pick(rows, metric="accuracy")["n"] == 2
-
-
-def test_difference_p_is_fishers_exact_by_hand() -> None:
-    # 3 of 3 against 0 of 3: of the C(6,3) = 20 ways to place the hits two are as extreme.
-    (row,) = group_differences(["u"] * 6, ["u"] * 3 + ["v"] * 3, {"g": list("aaabbb")})
-    assert row["p"] == pytest.approx(2 / 20)
-    assert row["value"] == 1.0
+        Classified(["x", "y"], ["z", "x"], {"g": ["a", "a"]}, positive="x")

@@ -71,7 +71,9 @@ def test_what_a_run_sets_goes_before_the_definition() -> None:
     [
         ({"definition": "arc_eazy"}, "no task definition is called 'arc_eazy'"),
         ({"prompt": "x"}, "evals.tasks.x: prompt is never read by a definition"),
-        ({"groups": ("a",)}, "groups: is read by refusals alone"),
+        ({"definition": "gsm8k", "groups": ("a",)}, "groups: is never read by this definition"),
+        ({"definition": "gsm8k", "cluster": "a"}, "cluster: is never read by this definition"),
+        ({"clusters": 3}, "clusters draws whole clusters, and no column names them"),
         ({"system_prompt": "x"}, "system_prompt: needs the chat template; set chat: true"),
         ({"fewshot_data": SOURCE}, "fewshot_data: is never read without examples"),
         ({"definition": "wikitext", "num_fewshot": 1}, "whole documents are not asked"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from align.errors import UserError
+from evals.bias.fairness import group_table
 from evals.engine import Engine
 from evals.schema import Definition, MetricEntry
 from evals.score import estimate
@@ -164,3 +166,40 @@ def test_a_model_s_choices_by_definition(engine: Engine) -> None:
             "macro_f1": f1_score(labels, answers, average="macro"),
         }
     )
+
+
+def test_groups_and_clusters_of_rows(tiny_tokenizer: Any) -> None:
+    engine: Any = StubEngine(tiny_tokenizer, {" yes": -1.0, " no": -2.0, " so": -3.0})
+    measured = replace(task("acc"), group_columns=("sex",), cluster="frame")
+    rows = [
+        {"q": "one", "c": ["yes", "no"], "y": 0, "sex": "f", "frame": "t1"},
+        {"q": "two", "c": ["yes", "no"], "y": 1, "sex": None, "frame": "t1"},
+        {"q": "three", "c": ["yes", "no"], "y": 1, "sex": ["m", "f"], "frame": ""},
+    ]
+    result = measured.evaluate(engine, rows)
+    assert result.clusters == ("t1", "t1", "row 3")
+    data = measured.classified(result)
+    assert data is not None
+    assert data.groups == {"sex": ("f", "unknown", "f + m")}
+    assert (data.labels, data.predictions) == (["yes", "no", "no"], ["yes"] * 3)
+    assert (data.positive, data.clusters) == ("yes", result.clusters)
+    assert {row["metric"] for row in group_table(data)} >= {"selection_rate", "f1", "accuracy"}
+    assert task("acc").classified(result) is None
+    with pytest.raises(UserError, match="no row has the cluster column 'x'"):
+        replace(measured, cluster="x").evaluate(engine, rows)
+    with pytest.raises(UserError, match="no row has the group column 'x'"):
+        replace(measured, group_columns=("x",)).evaluate(engine, rows)
+
+
+def test_choices_that_vary_have_accuracy_alone(tiny_tokenizer: Any) -> None:
+    engine: Any = StubEngine(tiny_tokenizer, {" yes": -1.0, " no": -2.0, " so": -3.0})
+    measured = replace(task("acc"), group_columns=("sex",))
+    rows = [
+        {"q": "one", "c": ["yes", "no"], "y": 0, "sex": "f"},
+        {"q": "two", "c": ["so", "no"], "y": 0, "sex": "f"},
+        {"q": "three", "c": ["yes", "no"], "y": [0, 1], "sex": "m"},
+    ]
+    data = measured.classified(measured.evaluate(engine, rows))
+    assert data is not None
+    found = {(row["group"], row["metric"]): row["value"] for row in group_table(data)}
+    assert found == {("f", "accuracy"): 0.5, ("m", "accuracy"): 1.0}
