@@ -20,6 +20,7 @@ from scipy import stats as distributions
 from evals.bias.fairness import Flags, small_flag
 from evals.bias.measures import NO_INTERVAL, ONE, UNDEFINED
 from evals.metrics import ratio
+from evals.power import detectable
 from evals.ratios import ratio_error, ratio_estimate, share_estimate
 from evals.stats import Array, Resampling, cluster_sums, mean_error
 
@@ -62,6 +63,8 @@ class Compared(NamedTuple):
     low: float
     high: float
     p: float
+    mde: float
+    """Smallest true difference found with 80 % power."""
     n: int
     clusters: int
 
@@ -120,14 +123,14 @@ def change_rows(
     both = before.rows[:, 1:] * after.rows[:, 1:]
     moved = np.concatenate([after.rows[:, :1] - before.rows[:, :1], np.ones_like(both)], axis=1)
     changes = Grouped(moved * both, after.attributes, after.groups, after.clusters, after.controls)
-    rows = []
-    for row in difference_rows(changes, measure, "", confidence):
-        kept = ("measure", "attribute", "group_a", "group_b", "control", "low", "high", "p")
-        tail = {key: row[key] for key in ("n", "clusters")}
-        rows.append(
-            {key: row[key] for key in kept} | {"difference": row["value"], "mde": math.nan} | tail
-        )
-    return rows
+    kept = ("measure", "attribute", "group_a", "group_b", "control")
+    numbers = ("low", "high", "p", "mde", "n", "clusters")
+    return [
+        {key: row[key] for key in kept}
+        | {"difference": row["value"]}
+        | {key: row[key] for key in numbers}
+        for row in difference_rows(changes, measure, "", confidence)
+    ]
 
 
 def difference(data: Grouped, a: str, b: str, confidence: float) -> Compared:
@@ -142,7 +145,7 @@ def difference(data: Grouped, a: str, b: str, confidence: float) -> Compared:
     clusters = [data.clusters[place] for place in places]
     n, units = len(places), len(set(clusters))
     if not of_a.any() or not of_b.any():
-        return Compared(math.nan, math.nan, math.nan, math.nan, n, units)
+        return Compared(*[math.nan] * 5, n, units)
     if shared(data, of_a, of_b):
         sides = [data.rows * flags[:, None] for flags in (of_a, of_b)]
         rows = np.concatenate(sides, axis=1)[places]
@@ -151,10 +154,11 @@ def difference(data: Grouped, a: str, b: str, confidence: float) -> Compared:
     else:
         value, error, freedom = _welch(data, of_a, of_b)
     if not error > 0:
-        return Compared(value, math.nan, math.nan, math.nan, n, units)
+        return Compared(value, *[math.nan] * 4, n, units)
     half = float(distributions.t.ppf((1 + confidence) / 2, freedom)) * error
     p = float(2 * distributions.t.sf(abs(value) / error, freedom))
-    return Compared(value, value - half, value + half, p, n, units)
+    mde = detectable(error, confidence)
+    return Compared(value, value - half, value + half, p, mde, n, units)
 
 
 def gap_rows(

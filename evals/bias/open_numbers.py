@@ -81,7 +81,8 @@ def mean_of(scores: Array) -> Array:
     known = ~np.isnan(scores)
     below = known.sum(axis=1)
     total = np.where(known, scores, 0.0).sum(axis=1)
-    return np.divide(total, below, out=np.full(len(scores), np.nan), where=below > 0)
+    means: Array = np.divide(total, below, out=np.full(len(scores), np.nan), where=below > 0)
+    return means
 
 
 def expected_maximum(scores: Array, n: int) -> Array:
