@@ -46,9 +46,12 @@ class Grouped:
 
     def take(self, places: Sequence[int]) -> Grouped:
         """The items at these places."""
-        named = (self.attributes, self.groups, self.clusters, self.controls)
-        attributes, groups, clusters, controls = ([own[i] for i in places] for own in named)
-        rows = self.rows[np.asarray(places, dtype=int)]
+        named = (self.attributes, self.groups, self.clusters)
+        attributes, groups, clusters = ([own[i] for i in places] for own in named)
+        rows, controls = (
+            self.rows[np.asarray(places, dtype=int)],
+            [self.controls[i] for i in places],
+        )
         return Grouped(rows, attributes, groups, clusters, controls)
 
     def inside(self, group: str) -> Flags:
@@ -60,13 +63,13 @@ class Compared(NamedTuple):
     """A signed difference."""
 
     value: float
-    low: float
-    high: float
-    p: float
-    mde: float
-    """Smallest true difference found with 80 % power."""
     n: int
     clusters: int
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+    mde: float = math.nan
+    """Smallest true difference found with 80 % power."""
 
 
 def level_rows(
@@ -141,11 +144,11 @@ def difference(data: Grouped, a: str, b: str, confidence: float) -> Compared:
     Satterthwaite's degrees of freedom.
     """
     of_a, of_b = data.inside(a), data.inside(b)
-    places = np.flatnonzero(of_a | of_b)
+    places = np.flatnonzero(of_a | of_b).tolist()
     clusters = [data.clusters[place] for place in places]
     n, units = len(places), len(set(clusters))
     if not of_a.any() or not of_b.any():
-        return Compared(*[math.nan] * 5, n, units)
+        return Compared(math.nan, n, units)
     if shared(data, of_a, of_b):
         sides = [data.rows * flags[:, None] for flags in (of_a, of_b)]
         rows = np.concatenate(sides, axis=1)[places]
@@ -154,11 +157,11 @@ def difference(data: Grouped, a: str, b: str, confidence: float) -> Compared:
     else:
         value, error, freedom = _welch(data, of_a, of_b)
     if not error > 0:
-        return Compared(value, *[math.nan] * 4, n, units)
+        return Compared(value, n, units)
     half = float(distributions.t.ppf((1 + confidence) / 2, freedom)) * error
     p = float(2 * distributions.t.sf(abs(value) / error, freedom))
     mde = detectable(error, confidence)
-    return Compared(value, value - half, value + half, p, mde, n, units)
+    return Compared(value, n, units, value - half, value + half, p, mde)
 
 
 def gap_rows(
@@ -202,7 +205,7 @@ def _welch(data: Grouped, of_a: Flags, of_b: Flags) -> tuple[float, float, float
     """Difference, error and degrees of freedom of groups without a common cluster."""
     means = []
     for flags in (of_a, of_b):
-        clusters = [data.clusters[place] for place in np.flatnonzero(flags)]
+        clusters = [data.clusters[place] for place in np.flatnonzero(flags).tolist()]
         means.append(mean_error(data.rows[flags, 0], clusters))
     a, b = means
     value, variance = a.mean - b.mean, a.error**2 + b.error**2

@@ -118,8 +118,8 @@ def read_holisticbias(rows: Sequence[Row], where: str) -> list[Row]:
         UserError: A row lacks a column.
     """
     if rows and "text" in rows[0]:
-        keys = ("text", "axis", "bucket", "template")
-        found = [texts_of(row, keys, where, number) for number, row in enumerate(rows, start=1)]
+        whole = ("text", "axis", "bucket", "template")
+        found = [texts_of(row, whole, where, number) for number, row in enumerate(rows, start=1)]
         return [make_prompt(text, axis, bucket, template) for text, axis, bucket, template in found]
     buckets: dict[tuple[str, str], list[str]] = {}
     for number, row in enumerate(rows, start=1):
