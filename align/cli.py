@@ -19,6 +19,7 @@ import typer
 from align import __version__
 from align.environment import set_environment
 from align.errors import UserError
+from align.scorer import scorer
 from align.team import Elsewhere, launched_rank, open_team
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def _run_until(
 
 for _name, (_until, _text) in STAGES.items():
     _add_stage_command(_name, _until, _text)
+app.command()(scorer)
 
 
 @app.command("eval")

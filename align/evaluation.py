@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from align.artifacts import StageJob, make_folder, stage_lock
 from align.config import RunConfig
-from align.config.evaluation import SUITES
+from align.config.evaluation import OPEN, SUITES
 from align.errors import UserError
 from align.judging import FORMS as PAIRS
 from align.judging import evaluate_judge, is_reward
@@ -155,6 +155,7 @@ def _setting(text: str, *, absolute: bool) -> str:
     Raises:
         UserError: The name before = is neither a definition nor a key.
     """
+    from evals.bias.open_prompts import EMBEDDED
     from evals.definitions import is_file, read_definition
 
     key, equals, value = text.partition("=")
@@ -163,8 +164,8 @@ def _setting(text: str, *, absolute: bool) -> str:
     if not is_file(key) and re.split(r"[.\[]", key)[0] in RunConfig.model_fields:
         return text
     file = os.path.abspath if absolute else str
-    data = {"path": file(os.path.expanduser(value))}
-    if key in SUITES:
+    data = {"path": value if value == EMBEDDED else file(os.path.expanduser(value))}
+    if key in SUITES + OPEN:
         return f"evals.tasks.{key}={json.dumps({'kind': key, 'data': data})}"
     read_definition(key)
     entry = {"definition": file(key) if is_file(key) else key, "data": data}

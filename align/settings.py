@@ -254,7 +254,8 @@ def _locate(config: RunConfig, path: Path) -> RunConfig:
         update["ppo"] = config.ppo.model_copy(update=own)
     if config.evals is not None:
         tasks = {k: _find_definition(task, path, k) for k, task in config.evals.tasks.items()}
-        update["evals"] = config.evals.model_copy(update={"tasks": tasks})
+        judges = config.evals.located(path.parent)
+        update["evals"] = config.evals.model_copy(update={"tasks": tasks, **judges})
     return config.model_copy(update=update)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from align.artifacts import write_json_atomic
-from align.config.evaluation import SUITES
+from align.config.evaluation import OPEN, SUITES
+from evals.bias.scorer_bias import KIND as SCORERS
 from evals.evidence import is_number
 from evals.stored import Stored, stored_tasks
 from evals.tasks.borrowed import KIND as BORROWED
@@ -26,6 +27,8 @@ OUTPUTS = {
     "perplexity": "loglikelihood_rolling",
     "counterfactual": "loglikelihood",
     **dict.fromkeys(SUITES, "loglikelihood"),
+    **dict.fromkeys(OPEN, "generate_until"),
+    SCORERS: "none",
 }
 """Kind of a task -> output type."""
 BETTER = {"higher": True, "lower": False, "none": None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,10 @@ from align.config import RunConfig
 from align.data.sources import load_rows
 from align.data.splits import split_holdout
 from align.references import ModelReference, resolve_reference
+from evals.bias.open_generation import OpenTask
+from evals.bias.open_prompts import EMBEDDED, embedded_prompts
+from evals.bias.scorer_bias import KIND as SCORERS
+from evals.bias.scorer_bias import ScorersTask, neutral_items
 from evals.bias.suite import SuiteTask, draw_clusters
 from evals.prompts import NAME as PROMPTS
 from evals.prompts import Answering, PromptsTask, ScoreFunction
@@ -27,7 +31,7 @@ from evals.tasks import build_task
 from evals.tasks.defined import DEFINED, defined_settings, with_examples
 
 if TYPE_CHECKING:
-    from align.config import SourceConfig
+    from align.config import SourceConfig, TaskConfig
     from align.data.formats import Kind
     from evals.engine import Engine
 
@@ -63,6 +67,9 @@ CODE = (
     "align.data.world_people",
     "reward.model",
     "reward.parts",
+    "reward.classifier",
+    "reward.lexical",
+    "reward.scorer",
 )
 """Modules that decide a stored row."""
 STAGES = ("base", "sft", "ppo")
@@ -123,12 +130,14 @@ def configured_entries(config: RunConfig, job: StageJob) -> dict[str, Entry]:
     """
     assert config.evals is not None
     tasks = {name: build_task(name, section) for name, section in config.evals.tasks.items()}
+    scorers = config.evals.scorers
+    judges = known_judges(scorers, config.evals.hurtful)
     entries = {}
+    if scorers and any(isinstance(task, OpenTask) for task in tasks.values()):
+        entries[SCORERS] = scorers_entry(scorers, judges)
     for name, section in config.evals.tasks.items():
         rows: Sequence[Row]
-        rows, record = load_rows(
-            section.data, "text" if section.kind == "perplexity" else "table", job.data
-        )
+        rows, record = task_rows(section, job)
         settings = section.model_dump(mode="json", exclude=UNSTORED)
         task = tasks[name]
         if isinstance(task, DEFINED):
@@ -137,7 +146,10 @@ def configured_entries(config: RunConfig, job: StageJob) -> dict[str, Entry]:
             )
             task = with_examples(task, None if drawn is None else drawn.rows)
             settings |= defined_settings(task)
-        if isinstance(task, SuiteTask):
+        if isinstance(task, OpenTask):
+            task = replace(task.judged(judges), scorers=scorers, hurtful=config.evals.hurtful)
+            settings |= judges
+        if isinstance(task, SuiteTask | OpenTask):
             rows = task.items(rows)
         elif section.clusters is not None and section.cluster is not None:
             rows = drawn_rows(rows, section.cluster, section.clusters, section.seed)
@@ -153,6 +165,38 @@ def drawn_rows(rows: Sequence[Row], column: str, count: int, seed: int) -> list[
     """Rows of at most `count` clusters, drawn whole; a row without one is its own."""
     named = [{"cluster": str(row.get(column) or ""), "row": row} for row in rows]
     return [item["row"] for item in draw_clusters(named, count, seed)]
+
+
+def task_rows(section: TaskConfig, job: StageJob) -> tuple[Sequence[Row], dict[str, Any]]:
+    """Rows of a task and their record."""
+    if section.kind == "open_prompts" and section.data.path == EMBEDDED:
+        return (own := embedded_prompts()), {"source": "embedded prompts", "rows": len(own)}
+    return load_rows(section.data, "text" if section.kind == "perplexity" else "table", job.data)
+
+
+def known_judges(scorers: Mapping[str, str], hurtful: str | None) -> dict[str, Any]:
+    """What responses are judged by, as it stands in the settings of open generation.
+
+    Raises:
+        UserError: A scorer or the file cannot be opened.
+    """
+    from reward.lexical import word_list
+    from reward.scorer import open_scorer
+
+    opened = {name: open_scorer(given, f"evals.scorers.{name}") for name, given in scorers.items()}
+    known: dict[str, Any] = {"scored": {name: [*own[1:]] for name, own in opened.items()}}
+    if hurtful is not None:
+        known["words"] = f"{Path(hurtful).name} @{word_list(Path(hurtful), 'evals.hurtful')[1]}"
+    return known
+
+
+def scorers_entry(scorers: Mapping[str, str], judges: Mapping[str, Any]) -> Entry:
+    """The scorers themselves on neutral sentences."""
+    rows = neutral_items()
+    identities = {name: known[0] for name, known in judges["scored"].items()}
+    record = {"source": "embedded templates", "rows": len(rows)}
+    settings = {"kind": SCORERS, "scorers": identities}
+    return Entry(ScorersTask(scorers, identities), rows, record, settings)
 
 
 def prompts_entry(

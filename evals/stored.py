@@ -16,6 +16,9 @@ from typing import Any
 
 from align.config import TaskConfig
 from align.errors import UserError
+from evals.bias.open_generation import OpenTask
+from evals.bias.scorer_bias import KIND as SCORERS
+from evals.bias.scorer_bias import ScorersTask
 from evals.prompts import NAME as PROMPTS
 from evals.prompts import Answering, PromptsTask, ScoreFunction
 from evals.samples import MANIFEST, SAMPLES, STATS, stored_result
@@ -62,13 +65,16 @@ class Stored:
             return PreferenceTask(_gone, name, tuple(settings["by"]))
         if settings.get("kind") == BORROWED:
             return BorrowedTask(name, settings)
+        if settings.get("kind") == SCORERS:
+            return ScorersTask({}, settings["scorers"])
         if "kind" not in settings:
             definition = Definition.model_validate_json(json.dumps(settings["definition"]))
             asked = settings["num_fewshot"], settings["chat"], settings.get("system_prompt")
             return OUTPUTS[definition.output_type](name, Asking(name, definition, *asked))
         known = {k: v for k, v in settings.items() if k in TaskConfig.model_fields}
         config = TaskConfig.model_validate_json(json.dumps(known | {"data": {"path": "stored"}}))
-        return KINDS[settings["kind"]](name, config)
+        task = KINDS[settings["kind"]](name, config)
+        return task.judged(settings) if isinstance(task, OpenTask) else task
 
     @cached_property
     def result(self) -> TaskResult:

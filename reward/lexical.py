@@ -44,15 +44,33 @@ def profanity_penalty(file: str | None = None) -> RewardFunction:
     if file is None:
         _package("profanity_penalty", "better_profanity", "better-profanity", "or give `file`")
         text = files("better_profanity").joinpath("profanity_wordlist.txt").read_text("utf-8")
+        found = _any_of(text, "profanity_penalty")
         source = {"better-profanity": version("better-profanity")}
     else:
-        text = _read(Path(file), "profanity_penalty.file")
-        source = {"file": file_hash(Path(file))[:12]}
+        found, digest = word_list(Path(file), "profanity_penalty.file")
+        source = {"file": digest}
+    return text_reward("profanity_penalty", lambda text: 0.0 - len(found.findall(text)), **source)
+
+
+def word_list(path: Path, where: str) -> tuple[re.Pattern[str], str]:
+    """A pattern of whole words and phrases, one a line, and the start of the file's hash.
+
+    Args:
+        path: UTF-8 file; case does not count, nor do empty lines.
+        where: Key or option, for messages.
+
+    Raises:
+        UserError: The file cannot be read or is empty.
+    """
+    return _any_of(_read(path, where), f"{where}: {path}"), file_hash(path)[:12]
+
+
+def _any_of(text: str, where: str) -> re.Pattern[str]:
+    """Any of the lines as a whole word or phrase, the longest first."""
     words = sorted({line.strip() for line in text.splitlines()} - {""}, key=len, reverse=True)
     if not words:
-        raise UserError("no word in it", where=f"profanity_penalty.file: {file}")
-    found = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
-    return text_reward("profanity_penalty", lambda text: 0.0 - len(found.findall(text)), **source)
+        raise UserError("no word in it", where=where)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
 
 
 def language(code: str) -> RewardFunction:

@@ -31,7 +31,7 @@ LAYERS = (
     ("config", "artifacts", "checkpoints", "progress", "settings", "callbacks"),
     (),
     ("pretrain", "sft", "ppo", "reward", "evals"),
-    ("pipeline", "inputs", "stages", "preview", "judging", "evaluation", "audit"),
+    ("pipeline", "inputs", "stages", "preview", "judging", "evaluation", "audit", "scorer"),
     ("cli", "__main__"),
 )
 TOOLS = 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, get_args
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from align.config.base import Positive, Section
 from align.config.data import SourceConfig
@@ -23,12 +25,19 @@ Suite = Literal[
 SUITES: tuple[str, ...] = get_args(Suite)
 """Public likelihood suites (docs/audit.md); each is named by its kind alone."""
 
+Open = Literal["bold", "honest", "holisticbias", "open_prompts"]
+OPEN: tuple[str, ...] = get_args(Open)
+"""Prompts for open generation (docs/audit.md), named likewise."""
+
 
 class TaskConfig(Section):
     """One evaluation task: a `kind` or a `definition`. Fields that it does not use stay unset."""
 
     kind: (
-        Literal["classification", "translation", "perplexity", "counterfactual"] | Suite | None
+        Literal["classification", "translation", "perplexity", "counterfactual"]
+        | Suite
+        | Open
+        | None
     ) = None
     """How samples are scored."""
     definition: str | None = None
@@ -61,10 +70,14 @@ class TaskConfig(Section):
     """Column whose equal values hang together, such as a template's name (classification,
     definition of multiple choice); default: each item stands alone."""
     clusters: Positive | None = None
-    """At most so many clusters of items, drawn whole (public bias suites, tasks with `cluster`);
-    default: all."""
+    """At most so many clusters of items, drawn whole (public bias suites, tasks with `cluster`; of
+    every group: open generation); default: all."""
     max_new_tokens: Positive = 48
-    """Longest generated answer (translation)."""
+    """Longest generated answer (translation, open generation)."""
+    samples: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Responses to each prompt (open generation)."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Of their sampling (open generation)."""
     groups: tuple[str, ...] = ()
     """Columns that hold group membership (classification, definition of multiple choice or with
     refusals)."""
@@ -104,6 +117,14 @@ class EvalsConfig(Section):
         Field(default_factory=dict)
     )
     """Name -> pairs that the reward model judges, beside its held-out ones."""
+    scorers: dict[
+        Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")],
+        str,
+    ] = Field(default_factory=dict)
+    """Name (toxicity, sentiment, regard, ...) -> what scores responses of open generation: a folder
+    of `align scorer`, relative to this file, `vader`, or MODEL:LABEL=VALUE,..."""
+    hurtful: str | None = None
+    """File of hurtful words, one a line, relative to this file (open generation)."""
     reward_bias: tuple[str, ...] = ()
     """Names of counterfactual tasks on which the reward model is audited too."""
     batch_tokens: Positive = 8192
@@ -112,6 +133,27 @@ class EvalsConfig(Section):
     """Bootstrap resamples."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Coverage of every interval."""
+
+    @field_validator("scorers")
+    @classmethod
+    def _free_names(cls, scorers: dict[str, str]) -> dict[str, str]:
+        if taken := scorers.keys() & {"refusal", "length", "hurtful", "honest"}:
+            raise ValueError(f"{', '.join(sorted(taken))} needs no scorer; choose another name")
+        return scorers
+
+    def located(self, folder: Path) -> dict[str, Any]:
+        """`scorers` and `hurtful` with paths as they are from the working directory."""
+
+        def place(name: str) -> str:
+            path, colon, labels = name.partition(":")
+            given = Path(path).expanduser()
+            beside = folder / given
+            if given.exists() or not beside.exists():
+                return name
+            return Path(os.path.relpath(beside)).as_posix() + colon + labels
+
+        scorers = {name: place(scorer) for name, scorer in self.scorers.items()}
+        return {"scorers": scorers, "hurtful": self.hurtful and place(self.hurtful)}
 
 
 class GateRule(Section):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from align.artifacts import write_text_atomic
+from evals.bias.scorer_bias import KIND as SCORERS
 from evals.evidence import is_number
 from evals.report.forest import forest_blocks
 from evals.report.groups import group_table
@@ -76,11 +77,22 @@ def audit_lines(audit: Audit) -> list[str]:
 
 
 def signed_tables(audit: Audit) -> list[tuple[str, list[Entry]]]:
-    """Caption and signed rows of every audited model: language models, then the reward model."""
+    """Caption and signed rows of every audited model: language models, scorers, reward model.
+
+    What a scorer makes of neutral sentences is its own, the same at every stage: it stands apart.
+    """
+    stages = list(audit.get("stages") or ())
     found = [
-        (f"Largest effects, {stage}", [row for row in audit["bias"] if row["stage"] == stage])
-        for stage in audit.get("stages") or ()
+        (
+            f"Largest effects, {stage}",
+            [row for row in audit["bias"] if row["stage"] == stage and row["task"] != SCORERS],
+        )
+        for stage in stages
     ]
+    own = [row for row in audit.get("bias") or () if row["task"] == SCORERS]
+    if own:
+        first = [row for row in own if row["stage"] == stages[0]]
+        found.append(("Largest effects, scorers on neutral sentences", first))
     reward = audit.get("reward_model")
     if reward:
         found.append(("Largest effects, reward model", list(reward["bias"])))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from evals.bias.scorer_bias import KIND as SCORERS
 from evals.evidence import find, is_number
 from evals.multiplicity import benjamini_hochberg
 from evals.report.layout import Cell, Row, Table, Tone
@@ -212,7 +213,10 @@ def bias_table(ledger: Ledger) -> Table:
     stages, bias = list(ledger.get("stages") or ()), list(ledger.get("bias") or ())
     changes = list(ledger.get("bias_comparisons") or ())
     pairs = stage_pairs(ledger, "bias_comparisons")
-    q = q_values([row for row in (*bias, *changes) if not row.get("control")])
+    # what a scorer makes of neutral sentences is no finding about a model
+    q = q_values(
+        [row for row in (*bias, *changes) if not row.get("control") and row["task"] != SCORERS]
+    )
     rows = []
     for key in bias_keys(bias):
         levels = [row for row in bias if bias_key(row) == key]

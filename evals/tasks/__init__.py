@@ -8,6 +8,8 @@ from functools import partial
 from align.config import TaskConfig
 from align.errors import UserError
 from evals.bias.counterfactual import CounterfactualTask
+from evals.bias.open_generation import OpenTask
+from evals.bias.open_prompts import OPEN
 from evals.bias.suite import Suite, SuiteTask
 from evals.bias.suites import SUITES
 from evals.task import Task
@@ -28,6 +30,7 @@ KINDS: Mapping[str, Callable[[str, TaskConfig], Task]] = {
     "perplexity": lambda name, _: PerplexityTask(name),
     "counterfactual": lambda name, _: CounterfactualTask(name),
     **{kind: partial(_suite_task, suite) for kind, suite in SUITES.items()},
+    **dict.fromkeys(OPEN, OpenTask.from_config),
 }
 USED = {
     "classification": {
@@ -55,9 +58,13 @@ USED = {
         "clusters",
     },
     **{kind: {"clusters", "seed"} for kind in SUITES},
+    **{
+        kind: {"clusters", "seed", "chat", "max_new_tokens", "samples", "temperature"}
+        for kind in OPEN
+    },
 }
 """Optional fields that a kind reads; another one that is set is an error."""
-RESERVED = ("prompts", "reward_model", "ppo", "reward", "pairs")
+RESERVED = ("prompts", "reward_model", "ppo", "reward", "pairs", "scorers")
 """Names that mean something else in the ledger and in the gate."""
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from align import cli
@@ -18,6 +20,7 @@ from align.models import load_model
 from align.progress import Progress
 from align.references import ModelReference
 from evals.compare import compare_stored
+from reward.scorer_training import Labelled, train_scorer
 
 ROWS = [
     {
@@ -209,3 +212,55 @@ def test_options_of_a_model_do_not_go_with_a_run(
     for option in ("--name", "--out", "--tasks", "--lm-eval"):
         assert cli.main(["eval", "run.yaml", option, "x"]) == 2
         assert "go with a model" in capsys.readouterr().err
+
+
+def test_open_generation_is_scored_stored_and_compared(
+    workplace: Path, tiny_folder: Path, adapters: tuple[Path, Path]
+) -> None:
+    words = {"bad": ("rude", "cold", "mean"), "good": ("kind", "warm", "nice")}
+    texts = [
+        {"text": f"a {word} {place} {n}", "label": label}
+        for label, own in words.items()
+        for word in own
+        for n, place in enumerate(["shop", "house", "road", "yard"] * 8)
+    ]
+    (workplace / "texts.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    source = Labelled(Path("texts.jsonl"), "text", "label", {"bad": 1.0, "good": 0.0})
+    train_scorer(source, Path("tone"), "tone", "2")
+    settings = (
+        "open_prompts=embedded",
+        "evals.scorers.toxicity=tone",
+        "evals.tasks.open_prompts.clusters=2",
+        "evals.tasks.open_prompts.samples=2",
+        "evals.tasks.open_prompts.max_new_tokens=4",
+    )
+    lines = evaluated(tiny_folder, *settings)
+    assert any("toxicity, the scorer itself, religion" in line for line in lines)
+    evaluated(tiny_folder, *settings, f'model.adapters=["{adapters[0]}"]', name="tuned")
+    shutil.rmtree("tone")  # what is stored needs no scorer any more
+    tables = compare_stored([Path("results")])
+    samples = [
+        [json.loads(line) for line in place.read_text("utf-8").splitlines()]
+        for place in (Path(f"results/{m}/open_prompts/samples.jsonl") for m in ("model", "tuned"))
+    ]
+    assert [s["prompt"] for s in samples[0]] == [s["prompt"] for s in samples[1]]
+    means = [
+        np.nanmean([np.nanmean(np.array(s["scores"]["length"], float)) for s in own])
+        for own in samples
+    ]
+    (length,) = (row for row in tables["comparisons"] if row["metric"] == "length")
+    assert length["difference"] == pytest.approx(means[1] - means[0])
+    result = json.loads(Path("results/model/open_prompts/result.json").read_text("utf-8"))
+    assert "toxicity:tone 2 @" in result["signature"]
+    changed = {row["task"] for row in tables["bias_comparisons"]}
+    assert changed == {"open_prompts"}, "no stage changes a scorer"
+
+
+def test_a_scorer_that_is_not_there_is_told_before_anything_runs(
+    workplace: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("align.models.load_model", never)
+    with pytest.raises(UserError, match=r"evals\.scorers\.toxicity: no such scorer: 'gone'"):
+        evaluated(tiny_folder, "open_prompts=embedded", "evals.scorers.toxicity=gone")
+    with pytest.raises(UserError, match=r"evals\.hurtful"):
+        evaluated(tiny_folder, "open_prompts=embedded", "evals.hurtful=gone")

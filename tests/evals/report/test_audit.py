@@ -14,9 +14,11 @@ from evals.report.audit import (
     effect_table,
     largest_table,
     sentences,
+    signed_tables,
     write_page,
 )
 from evals.report.numbers import MINUS
+from evals.report.tables import bias_table
 
 
 def make_row(value: float, half: float, p: float, group: str, **keys: Any) -> dict[str, Any]:
@@ -101,3 +103,19 @@ def test_lines_for_a_terminal_and_the_words_of_a_case(audit: dict[str, Any]) -> 
     (row,) = case_table(audit["reward_model"]["cases"]).rows
     assert row.cells[1].value == -0.9
     assert f"{MINUS}0.25" in row.cells[2].notes[1]
+
+
+def test_a_scorer_s_own_bias_is_no_finding_about_a_model(audit: dict[str, Any]) -> None:
+    audit["stages"] = ["base", "ppo"]
+    audit["bias"] = [{**row, "stage": stage} for stage in audit["stages"] for row in BIAS]
+    before = sentences(audit)
+    own = make_row(1.0, 0.1, 1e-9, "large", task="scorers", measure="t, the scorer itself")
+    audit["bias"] += [{**own, "stage": stage} for stage in audit["stages"]]
+    added = [line for line in sentences(audit) if line not in before]
+    assert len(sentences(audit)) == len(before) + 1
+    assert added[0].startswith("scorers on neutral sentences: 1 of 1 effects differ from 0")
+    assert signed_tables(audit)[-2][0] == "Largest effects, scorers on neutral sentences"
+    # 2 stages of 3 effects with p .001, .02, .3; the smallest q is .001 6 / 2, without the scorer
+    text = str(bias_table(audit))
+    assert "q = .003" in text
+    assert text.count("q = ") == 6
