@@ -147,16 +147,18 @@ def audit(
     seed: Annotated[int, typer.Option(min=0, help="Of the templates' draw.")] = 0,
     pairs: Annotated[Path | None, typer.Option(help="Preference pairs, for --group.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Column of pairs; repeatable.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Texts the model was trained on.")] = None,
+    heldout: Annotated[Path | None, typer.Option(help="Such texts that it was not.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder of the results.")] = None,
     name: Annotated[str | None, typer.Option(help="The subject's name in that folder.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Audit the bias of a model, a reward stage or every stage of a run."""
+    """Audit bias and privacy of a model, a reward stage or every stage of a run."""
     set_environment(offline=Path(subject).expanduser().exists())
     from align.audit import Asked, run_audit
     from align.progress import Progress
 
-    asked = Asked(sample, seed, pairs, tuple(group or ()), out, name)
+    asked = Asked(sample, seed, pairs, tuple(group or ()), out, name, train, heldout)
     with Progress(quiet=quiet) as progress:
         for line in run_audit(subject, settings or (), asked, progress):
             progress.note(line)
