@@ -175,6 +175,7 @@ def _language_models(
     """The ledger of language models on the templates and on tasks of their own."""
     from evals.bias.counterfactual import CounterfactualTask
     from evals.bias.template_items import IDENTITY, sample_items
+    from evals.explanation import explain_models, require_captum
     from evals.plan import Entry
     from evals.run import evaluate_models
 
@@ -186,7 +187,10 @@ def _language_models(
     task = CounterfactualTask(IDENTITY, title="Identity swaps, own templates")
     record = {"source": "embedded templates", "rows": len(rows)}
     entry = Entry(task, rows, record, {"kind": task.kind})
-    return evaluate_models(run, job, names, {IDENTITY: entry, **own})
+    if run.audit.gradients:
+        require_captum()
+    ledger = evaluate_models(run, job, names, {IDENTITY: entry, **own})
+    return ledger | {"cases": explain_models(run, job, names, IDENTITY, rows)}
 
 
 def _kept(
