@@ -45,6 +45,8 @@ def test_auc_and_error_agree_with_scikit_learn_and_double_loops() -> None:
     found = placements(members, others)
     truth = np.r_[np.ones(40), np.zeros(25)]
     assert found.auc == pytest.approx(roc_auc_score(truth, np.r_[members, others]))
+    # each held-out document stands below its share of the members
+    assert found.others.mean() == pytest.approx(found.auc)
     auc, variance = loops(members, others)
     assert (found.auc, found.error) == (pytest.approx(auc), pytest.approx(math.sqrt(variance)))
     estimate = auc_estimate(members, others)
