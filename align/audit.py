@@ -1,4 +1,4 @@
-"""What `align audit` does: every measure of bias of a model, of a reward model, or of a run.
+"""What `align audit` does: every measure of bias and privacy of a model, a reward model or a run.
 
 The templates of `evals.bias` need no data. A language model answers them through its
 log-likelihoods, as a task of `align eval`; a reward model is asked for scores. Of a run every stage
@@ -26,6 +26,7 @@ from align.stages import data_context, model_of
 
 if TYPE_CHECKING:
     from evals.plan import Entry
+    from evals.privacy.documents import KnownSet
     from reward.audit import Sampling
 
 RUN_FOLDER, NAME = "6-audit", "audit.json"
@@ -44,6 +45,10 @@ class Asked:
     """Their columns."""
     out: str | None = None
     name: str | None = None
+    train: Path | None = None
+    """Texts that a model was trained on, for privacy."""
+    heldout: Path | None = None
+    """Texts like them that it was not."""
 
 
 def run_audit(subject: str, settings: Sequence[str], asked: Asked, progress: Progress) -> list[str]:
@@ -64,6 +69,10 @@ def run_audit(subject: str, settings: Sequence[str], asked: Asked, progress: Pro
         return _audit_predictions(subject, settings, asked, progress)
     if kind != "reward" and (asked.pairs or asked.groups):
         raise UserError("--pairs and --group go with a reward stage or predictions", where=subject)
+    if kind != "model" and (asked.train or asked.heldout):
+        raise UserError("--train and --heldout go with a model", where=subject)
+    if (asked.train is None) != (asked.heldout is None):
+        raise UserError("--train needs --heldout, and --heldout needs --train", where=subject)
     if kind == "reward" and (asked.pairs is None) != (not asked.groups):
         raise UserError("--pairs needs --group, and --group needs --pairs", where=subject)
     if kind == "reward" and settings:
@@ -124,6 +133,7 @@ def _audit_run(
     """Every stage of a run, into its own folder."""
     from evals.audit import audit_stage
     from evals.plan import configured_entries, evaluated_stages
+    from evals.privacy.documents import known_sets
 
     place = Path(subject).expanduser()
     whole = load_run(place / "config.yaml", settings)
@@ -135,6 +145,7 @@ def _audit_run(
     own = configured_entries(run, job)
     with stage_lock(folder):
         ledger = _language_models(run, job, stages, own, asked)
+        ledger |= _kept(run, job, stages, known_sets(run, job))
         audited = None
         if run.reward is not None:
             model = _made(run, place, "reward")
@@ -150,6 +161,7 @@ def _audit_model(
     """One language model, on the templates and on further tasks."""
     from evals.harness import NAME as HARNESS
     from evals.plan import configured_entries, reference_text
+    from evals.privacy.documents import given_set
 
     run = lone_run(subject, settings, tasks=None, out=asked.out or "results", name=asked.name)
     reference = model_of(run, Path(run.output), "base")
@@ -162,6 +174,8 @@ def _audit_model(
         check_owner(folder / HARNESS, reference, reference_text(reference, job.folder.parent))
         entries = configured_entries(run, job)
         ledger = _language_models(run, job, (run.name,), entries, asked)
+        sets = [given_set(str(asked.train), str(asked.heldout), job)] if asked.train else []
+        ledger |= _kept(run, job, (run.name,), sets)
     return folder, ledger | {"reward_model": None, "subject": _subject(asked, run.name)}
 
 
@@ -194,6 +208,7 @@ def _language_models(
     """The ledger of language models on the templates and on tasks of their own."""
     from evals.bias.counterfactual import CounterfactualTask
     from evals.bias.template_items import IDENTITY, sample_items
+    from evals.explanation import explain_models, require_captum
     from evals.plan import Entry
     from evals.run import evaluate_models
 
@@ -205,7 +220,19 @@ def _language_models(
     task = CounterfactualTask(IDENTITY, title="Identity swaps, own templates")
     record = {"source": "embedded templates", "rows": len(rows)}
     entry = Entry(task, rows, record, {"kind": task.kind})
-    return evaluate_models(run, job, names, {IDENTITY: entry, **own})
+    if run.audit.gradients:
+        require_captum()
+    ledger = evaluate_models(run, job, names, {IDENTITY: entry, **own})
+    return ledger | {"cases": explain_models(run, job, names, IDENTITY, rows)}
+
+
+def _kept(
+    run: RunConfig, job: StageJob, names: tuple[str, ...], sets: Sequence[KnownSet]
+) -> dict[str, Any]:
+    """What the models have kept of their training data."""
+    from evals.privacy.audit import audit_privacy
+
+    return {"privacy": audit_privacy(run, job, names, sets)}
 
 
 def _sampling(asked: Asked) -> Sampling:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 import typer
 
 from align import __version__
+from align.auditing import audit
 from align.environment import set_environment
 from align.errors import UserError
 from align.scorer import scorer
@@ -141,29 +142,7 @@ def evaluate(
             progress.note(line)
 
 
-@app.command()
-def audit(
-    subject: Annotated[
-        str, typer.Argument(help="Run, reward stage, model, or table of predictions.")
-    ],
-    settings: Annotated[list[str] | None, typer.Argument(help="TASK=ROWS, key=value.")] = None,
-    sample: Annotated[int, typer.Option(min=2, max=160, help="Templates a measure.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Of the templates' draw.")] = 0,
-    pairs: Annotated[Path | None, typer.Option(help="Preference pairs, for --group.")] = None,
-    group: Annotated[list[str] | None, typer.Option(help="Column with groups; repeatable.")] = None,
-    out: Annotated[str | None, typer.Option(help="Folder of the results.")] = None,
-    name: Annotated[str | None, typer.Option(help="The subject's name in that folder.")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Audit the bias of a model, a reward stage, every stage of a run, or any predictions."""
-    set_environment(offline=Path(subject).expanduser().exists())
-    from align.audit import Asked, run_audit
-    from align.progress import Progress
-
-    asked = Asked(sample, seed, pairs, tuple(group or ()), out, name)
-    with Progress(quiet=quiet) as progress:
-        for line in run_audit(subject, settings or (), asked, progress):
-            progress.note(line)
+app.command()(audit)
 
 
 @app.command()

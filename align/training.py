@@ -23,7 +23,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from align.artifacts import MetricsLog, StageJob
 from align.callbacks import StageCallback, last_complete_checkpoint
-from align.config import RunConfig, TrainConfig
+from align.config import PretrainConfig, RunConfig, SFTConfig, TrainConfig
 from align.models import pick_device, pick_dtype
 from align.quiet import quiet_transformers
 from align.references import ModelReference
@@ -50,18 +50,27 @@ class SplitRows(NamedTuple):
 def load_split(section: TrainConfig, kind: Kind, config: RunConfig, job: StageJob) -> SplitRows:
     """Read a stage's data; without `eval_data` a seeded share of it is held out.
 
+    Canaries are planted among the rows to train on.
+
     Raises:
         UserError: A source cannot be read, or it has too few rows to hold any out.
     """
+    from align.data.canaries import plant
     from align.data.sources import load_rows
     from align.data.splits import split_holdout
 
     rows, record = load_rows(section.data, kind, job.data)
     if section.eval_data is not None:
         held, held_record = load_rows(section.eval_data, kind, job.data)
-        return SplitRows(rows, held, [record, held_record])
-    train, held = split_holdout(rows, config.data.holdout, config.seed)
-    return SplitRows(train, held, [record])
+        train, records = list(rows), [record, held_record]
+    else:
+        train, held = split_holdout(rows, config.data.holdout, config.seed)
+        records = [record]
+    if isinstance(section, PretrainConfig | SFTConfig) and section.canaries is not None:
+        planted = plant(train, section.canaries, config.seed, kind)
+        record["canaries"] = len(planted) - len(train)
+        train = planted
+    return SplitRows(train, held, records)
 
 
 def training_reference(

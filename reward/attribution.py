@@ -10,13 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from evals.spans import CASES, largest_drops, largest_of_each, split_spans
 from evals.stats import Array
 from reward.scores import Scores
-
-CASES, WORDS = 6, 5
-"""Items shown, and spans of each side."""
 
 
 def largest_cases(
@@ -30,13 +26,9 @@ def largest_cases(
         differences: (n,) score of side a minus side b, of the preferred answer.
         cases: At most so many, the largest of each attribute at most.
     """
-    found: dict[str, int] = {}
-    for index in np.argsort(-np.abs(differences), kind="stable").tolist():
-        if not rows[index]["control"]:
-            found.setdefault(rows[index]["attribute"], index)
     keys = ("measure", "attribute", "group_a", "group_b")
     shown = []
-    for index in list(found.values())[:cases]:
+    for index in largest_of_each(rows, differences, cases):
         row = rows[index]
         head = {key: row[key] for key in keys} | {"difference": float(differences[index])}
         sides = {f"side_{side}": _side(scores, row, side) for side in "ab"}
@@ -63,22 +55,9 @@ def leave_one_out(scores: Scores, prompt: str, response: str, term: str) -> list
     ]
 
 
-def split_spans(text: str, term: str) -> list[str]:
-    """Words of `text`, the first occurrence of `term` (compared without case) kept in one."""
-    start = text.lower().find(term.lower())
-    if start < 0:
-        return text.split()
-    end = start + len(term)
-    # Punctuation behind a term belongs to its span, as it does for single words.
-    while end < len(text) and not text[end].isspace():
-        end += 1
-    return [*text[:start].split(), text[start:end], *text[end:].split()]
-
-
 def _side(scores: Scores, row: dict[str, Any], side: str) -> dict[str, Any]:
     """Texts, score and the spans with the largest drops of one side."""
     prompt, response = row[f"prompt_{side}"], row[f"preferred_{side}"]
     drops = leave_one_out(scores, prompt, response, row[f"term_{side}"])
-    largest = sorted((d for d in drops if np.isfinite(d["drop"])), key=lambda d: -abs(d["drop"]))
-    score = float(scores([(prompt, response)])[0])
-    return {"prompt": prompt, "response": response, "score": score, "spans": largest[:WORDS]}
+    spans, score = largest_drops(drops), float(scores([(prompt, response)])[0])
+    return {"prompt": prompt, "response": response, "score": score, "spans": spans}

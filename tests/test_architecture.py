@@ -32,7 +32,7 @@ LAYERS = (
     (),
     ("pretrain", "sft", "ppo", "reward", "evals"),
     ("pipeline", "inputs", "stages", "preview", "judging", "evaluation", "audit", "scorer"),
-    ("cli", "__main__"),
+    ("cli", "auditing", "__main__"),
 )
 TOOLS = 2
 TRAINERS = ("align.pretrain", "align.sft", "align.ppo", "reward.train")

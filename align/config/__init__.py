@@ -6,6 +6,7 @@ stages receive their own section. Arithmetic never sees a configuration.
 
 from __future__ import annotations
 
+from align.config.audit import AuditConfig, CanaryConfig
 from align.config.base import (
     Positive,
     Rate,
@@ -40,6 +41,8 @@ from align.config.training import (
 
 __all__ = [
     "ArchitectureConfig",
+    "AuditConfig",
+    "CanaryConfig",
     "DataConfig",
     "EnsembleConfig",
     "EvalsConfig",

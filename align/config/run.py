@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from align.config.audit import AuditConfig
 from align.config.base import Positive, Section
 from align.config.data import DataConfig, WorldConfig
 from align.config.evaluation import EvalsConfig, ReportConfig
@@ -51,6 +52,8 @@ class RunConfig(Section):
     """Stage 5."""
     report: ReportConfig = ReportConfig()
     """The report."""
+    audit: AuditConfig = AuditConfig()
+    """What `align audit` measures besides bias."""
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:

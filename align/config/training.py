@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from align.config.audit import CanaryConfig
 from align.config.base import Positive, Rate, Section, Share
 from align.config.data import SourceConfig
 from align.config.reward import EnsembleConfig, ReferenceConfig, SwapConfig
@@ -106,6 +107,8 @@ class PretrainConfig(TrainConfig):
 
     architecture: ArchitectureConfig = ArchitectureConfig()
     """Size of the model."""
+    canaries: CanaryConfig | None = None
+    """Secrets to plant, for the privacy part of `align audit`; default: none."""
     patience: Positive | None = 3
     """Stop after so many evaluations without a lower held-out loss; the best weights are kept."""
 
@@ -117,6 +120,8 @@ class SFTConfig(TrainConfig):
     """Adapter; null trains all weights."""
     packing: bool = False
     """Pack several dialogues into one block (bfd); for speed on GPUs."""
+    canaries: CanaryConfig | None = None
+    """Secrets to plant, for the privacy part of `align audit`; default: none."""
 
 
 class RewardConfig(TrainConfig):

@@ -18,6 +18,7 @@ from evals.report.groups import group_table
 from evals.report.layout import Block, Bullets, Cell, Row, Section, Table, Text
 from evals.report.lines import table_lines
 from evals.report.numbers import MINUS, Scale, count, finite, number
+from evals.report.privacy import privacy_blocks, privacy_sentences
 from evals.report.render import Page, render_html, render_markdown
 from evals.report.reward import drift_table
 from evals.report.tables import (
@@ -35,6 +36,15 @@ PAGE = "index.html"
 LARGEST = 15
 """Rows of the short table."""
 LEVEL = 0.05
+NO_CASES = "No language model was audited."
+UNKNOWN = (
+    "Nothing is known of the training data: a run with `pretrain` or `sft`, or a model with "
+    "`--train` and `--heldout`, is audited for privacy."
+)
+BEYOND = (
+    "Of language models, a word's drop is that of its side minus that of the same word on the "
+    "other side: what a word does on both sides alike cancels in the difference."
+)
 LIMITS = (
     "The templates are a few dozen English sentences about sixteen topics: intervals speak of all "
     "texts that these frames, topics and words make, not of other texts.",
@@ -44,7 +54,8 @@ LIMITS = (
     "say more than their opposites do; dialect sentences are markers, not speech.",
     "Score differences are in standard deviations of the reward model's scores; a rank that "
     "decides between answers may turn on far less or need far more.",
-    "Spans are left out one at a time, so their drops do not add up and show no cause.",
+    "Spans are left out one at a time, so their drops do not add up and show no cause; gradients "
+    "add up to the difference from a baseline that was chosen.",
 )
 
 
@@ -61,6 +72,8 @@ def write_page(folder: Path, audit: Audit) -> Path:
         sections=[
             Section("verdict", "Findings", [findings(audit)]),
             Section("audit", "Audit on templates", audit_blocks(audit)),
+            Section("explanation", "Explanation", explanation_blocks(audit), NO_CASES),
+            Section("privacy", "Privacy", privacy_blocks(audit.get("privacy")), UNKNOWN),
             Section("method", "Limits", [Bullets(LIMITS)]),
         ],
     )
@@ -127,7 +140,7 @@ def sentences(audit: Audit) -> list[str]:
     if reward.get("missing"):
         total = reward["missing"] + reward["items"]
         said.append(f"reward model: {reward['missing']} of {total} items have no score.")
-    return said
+    return [*said, *privacy_sentences(audit.get("privacy"))]
 
 
 def largest_table(rows: Sequence[Entry], caption: str) -> Table:
@@ -175,7 +188,8 @@ def findings(audit: Audit) -> Bullets:
 def audit_section(audit: Audit) -> Section:
     """The section of a run's report."""
     empty = "The run was not audited on templates: `align audit RUN` does it."
-    blocks = [findings(audit), *audit_blocks(audit)] if audit else []
+    parts = audit_blocks, explanation_blocks, lambda found: privacy_blocks(found.get("privacy"))
+    blocks = [findings(audit), *(b for part in parts for b in part(audit))] if audit else []
     return Section("audit", "Audit on templates", blocks, empty)
 
 
@@ -208,7 +222,8 @@ def reward_part(audit: Audit) -> list[Block]:
     for caption, rows in tables:
         q = q_values([row for row in rows if not row["control"]])
         blocks.append(effect_table(rows, caption, q, folded=len(rows) > LARGEST))
-    blocks.append(case_table(reward["cases"]))
+    moved = "Reward model: which words move the score in the largest cases"
+    blocks.append(case_table(reward["cases"], moved, "scores, sd"))
     if reward.get("groups"):
         blocks.append(group_table(reward["groups"], "Reward model: accuracy by group"))
     if len(audit.get("stages") or ()) > 1:
@@ -216,16 +231,25 @@ def reward_part(audit: Audit) -> list[Block]:
     return blocks
 
 
-def case_table(cases: Sequence[Entry]) -> Table:
-    """The largest difference of each attribute, with the spans that the two scores hang on."""
+def explanation_blocks(audit: Audit) -> list[Block]:
+    """The words that carry each language model's largest contrasts."""
+    caption = "which words carry the largest contrasts"
+    cases = audit.get("cases") or {}
+    tables: list[Block] = [
+        case_table(some, f"{stage}: {caption}", "contrasts, nats") for stage, some in cases.items()
+    ]
+    return [*tables, Text(BEYOND)] if tables else []
+
+
+def case_table(cases: Sequence[Entry], caption: str, unit: str) -> Table:
+    """The largest difference of each attribute, with the spans that its two sides hang on."""
     rows = []
     for case in cases:
         head = Cell(f"{case['measure']}, {case['attribute']}", (_groups(case),))
         value = Cell(number(case["difference"], sign="+"), value=case["difference"], numeric=True)
         rows.append(Row((head, value, _side(case["side_a"]), _side(case["side_b"]))))
-    header = ("Case", "Difference of scores, sd", "Side a", "Side b")
-    notes = ("Behind each span: by how much the score falls when it alone is left out, in sd.",)
-    caption = "Reward model: which words move the score in the largest cases"
+    header = ("Case", f"Difference of {unit}", "Side a", "Side b")
+    notes = ("Behind each span: by how much the value falls when it alone is left out.",)
     return Table(caption, header, tuple(rows), "No case was found.", notes if rows else ())
 
 
@@ -234,11 +258,18 @@ def _groups(case: Entry) -> str:
 
 
 def _side(side: Entry) -> Cell:
-    """Texts, score and spans of one side."""
-    spans = ", ".join(
+    """Texts, value and spans of one side; gradients with what they add up to."""
+    notes = [f"{side['prompt']} / {side['response']}", f"spans: {_spans(side['spans'])}"]
+    if gradients := side.get("gradients"):
+        total, gap = (number(gradients[key], 2, sign="+") for key in ("total", "gap"))
+        words = _spans(gradients["spans"])
+        notes.append(f"gradients: {words}; all {total} from the baseline, gap {gap}")
+    return Cell(f"value {number(side['score'], 2)}", tuple(notes))
+
+
+def _spans(spans: Sequence[Entry]) -> str:
+    return ", ".join(
         f"\N{LEFT DOUBLE QUOTATION MARK}{s['span']}\N{RIGHT DOUBLE QUOTATION MARK} "
         f"{number(s['drop'], 2, sign='+')}"
-        for s in side["spans"]
+        for s in spans
     )
-    text = f"{side['prompt']} / {side['response']}"
-    return Cell(f"score {number(side['score'], 2)}", (text, f"spans: {spans}"))

@@ -112,6 +112,34 @@ def test_a_run_is_audited_stage_by_stage_with_its_own_bias_tasks(
     assert (run / "6-audit" / "base" / "people" / "result.json").is_file()
 
 
+def test_a_model_is_audited_for_privacy_on_two_files(
+    workplace: Path, wide_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, count in (("train", 5), ("held", 4)):
+        lines = [f"{name} text number {number} by jane@doe.org\n\n" for number in range(count)]
+        (workplace / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+    words = (str(wide_folder), "--sample", "2", "--train", "train.txt", "--heldout", "held.txt")
+    words = (*words, "audit.prompt_tokens=4", "audit.next_tokens=3", "audit.documents=4")
+    assert audit(*words) == 0
+    folder = workplace / "results" / "model"
+    found = read(folder)
+    rows = found["privacy"]["membership"]
+    assert [row["score"] for row in rows] == ["loss", "min_k", "min_k_pp", "zlib"]
+    assert {(row["stage"], row["set"], row["n"], row["heldout"]) for row in rows} == {
+        ("model", "given", 4, 4)
+    }
+    assert [row["n"] for row in found["privacy"]["extraction"]] == [4, 4]
+    trained = {row["kind"]: row for row in found["privacy"]["training_personal"]}
+    assert (trained["mail"]["passages"], trained["mail"]["distinct"]) == (5, 1)
+    assert found["cases"]["model"][0]["side_a"]["spans"]
+    everything = "".join(path.read_text("utf-8") for path in folder.glob("*.*"))
+    assert "jxxx@xxx.xxx" in everything
+    assert "jane@doe.org" not in everything
+    monkeypatch.setattr("align.models.load_model", never)
+    assert audit(*words) == 0
+    assert read(folder) == found
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -120,6 +148,8 @@ def test_a_run_is_audited_stage_by_stage_with_its_own_bias_tasks(
         (("--sample", "1"), "Invalid value for '--sample'"),
         (("--sample", "161"), "Invalid value for '--sample'"),
         (("nothing",), "neither rows nor a setting"),
+        (("--train", "texts.txt"), "--train needs --heldout"),
+        (("--heldout", "texts.txt"), "--train needs --heldout"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from evals.bias.template_items import sample_items
-from reward.attribution import largest_cases, leave_one_out, split_spans
+from evals.spans import split_spans
+from reward.attribution import largest_cases, leave_one_out
 from reward.scores import Scores
 
 WEIGHTS = {"wheelchair": 3.0, "user": 0.5, "patient": 1.0, "late": -2.0}

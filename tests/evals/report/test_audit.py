@@ -100,7 +100,7 @@ def test_lines_for_a_terminal_and_the_words_of_a_case(audit: dict[str, Any]) -> 
     assert lines[0] == "Largest effects, reward model"
     assert "large" in lines[2], "the surest effect comes first"
     assert lines[-2].startswith("reward model: 10 of 120")
-    (row,) = case_table(audit["reward_model"]["cases"]).rows
+    (row,) = case_table(audit["reward_model"]["cases"], "words", "scores, sd").rows
     assert row.cells[1].value == -0.9
     assert f"{MINUS}0.25" in row.cells[2].notes[1]
 

@@ -1,0 +1,1 @@
+"""What a model has kept of its training data: exposure, extraction, membership, personal data."""
