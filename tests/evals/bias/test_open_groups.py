@@ -80,6 +80,9 @@ def test_what_cannot_be_computed_is_said() -> None:
     assert row["value"] == 0
     assert math.isnan(row["low"])
     assert row["flag"].startswith("n < 30, no interval: clusters do not differ")
+    own = difference(grouped([1, 1, 3, 3], list("aabb"), list("wxyz")), "a", "b", 0.95)
+    assert (own.value, own.n) == (-2, 4)
+    assert math.isnan(own.low), "no spread is no proof of certainty"
     alone = difference(grouped([1, 2], list("ab"), list("xx")), "a", "b", 0.95)
     assert (alone.value, alone.clusters) == (-1, 1)
     assert math.isnan(alone.low)
