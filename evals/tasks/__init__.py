@@ -90,7 +90,7 @@ def build_task(name: str, config: TaskConfig) -> Task:
             where=where,
             allowed=", ".join(sorted(USED.get(kind, {"kind", "data"}))),
         )
-    if config.clusters is not None and config.cluster is None and kind not in SUITES:
+    if config.clusters is not None and config.cluster is None and kind not in {*SUITES, *OPEN}:
         raise UserError(
             "clusters draws whole clusters, and no column names them",
             where=f"{where}.clusters",
