@@ -59,7 +59,8 @@ def train(chosen: argparse.Namespace) -> Path:
     given = [f"data.root={chosen.data.resolve()}", *chosen.overrides]
     command = [sys.executable, "-m", "align", "reward", str(CONFIG), *given]
     subprocess.run(command, check=True, cwd=PROJECT)
-    return PROJECT / "runs" / load_run(CONFIG, given).name / "3-reward"
+    run = load_run(CONFIG, given)
+    return PROJECT / run.output / run.name / "3-reward"
 
 
 def judge(model: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
