@@ -66,7 +66,7 @@ class HeldOut(NamedTuple):
 
 
 class QuietSFTTrainer(GroupedBatches, trl.SFTTrainer):  # type: ignore[misc]  # TRL is untyped
-    """TRL's trainer with batches of similar lengths, without its call home and a model card."""
+    """TRL's trainer, on request with batches of similar lengths; no call home, no model card."""
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
@@ -266,7 +266,7 @@ def _trainer(
         eval_dataset=tested,  # read only where `trainer` sets eval_strategy
         processing_class=loaded.tokenizer,
     )
-    if not config.sft.packing:
+    if config.sft.group_by_length:
         trainer.lengths = list(map(len, rows[0].ids))
     return trainer
 

@@ -45,7 +45,7 @@ SAMPLES = 200
 
 
 class QuietRewardTrainer(GroupedBatches, trl.RewardTrainer):  # type: ignore[misc]  # trl is untyped
-    """TRL's trainer with batches of similar lengths, without its call home and model cards."""
+    """TRL's trainer, on request with batches of similar lengths; no call home, no model cards."""
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
@@ -164,7 +164,9 @@ def _trainer(
         train_dataset=Dataset.from_list(pairs.ids),
         processing_class=tokenizer,
     )
-    trainer.lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in pairs.ids]
+    if config.reward.group_by_length:
+        sides = [(row["chosen_ids"], row["rejected_ids"]) for row in pairs.ids]
+        trainer.lengths = [max(map(len, pair)) for pair in sides]
     return trainer
 
 

@@ -120,6 +120,16 @@ class SFTConfig(TrainConfig):
     """Adapter; null trains all weights."""
     packing: bool = False
     """Pack several dialogues into one block (bfd); for speed on GPUs."""
+    group_by_length: bool = False
+    """Put rows of similar lengths into a batch: less padding, but batches of one kind where the
+    length tells the kind, which has cost much accuracy (docs/decisions.md)."""
+
+    @model_validator(mode="after")
+    def _packed_or_grouped(self) -> Self:
+        if self.packing and self.group_by_length:
+            raise ValueError("packing leaves nothing for group_by_length to do; set one of them")
+        return self
+
     canaries: CanaryConfig | None = None
     """Secrets to plant, for the privacy part of `align audit`; default: none."""
 
@@ -129,6 +139,9 @@ class RewardConfig(TrainConfig):
 
     lora: LoraConfig | None = LoraConfig()
     """Adapter; null trains all weights."""
+    group_by_length: bool = False
+    """Put rows of similar lengths into a batch: less padding, but batches of one kind where the
+    length tells the kind, which has cost much accuracy (docs/decisions.md)."""
     center: Annotated[float, Field(ge=0)] = 0.01
     """Weight of (s_chosen + s_rejected)^2, which keeps the scores' mean near 0 (2312.09244)."""
     augment: SwapConfig | None = None

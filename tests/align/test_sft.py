@@ -309,7 +309,7 @@ def test_batches_hold_dialogues_of_similar_lengths(
         return step(self, model, inputs, *rest)
 
     monkeypatch.setattr(sft.QuietSFTTrainer, "training_step", noted)
-    train(epochs=2, **({} if own is None else {"trainer": own}))
+    train(epochs=2, group_by_length=True, **({} if own is None else {"trainer": own}))
     lengths = [len(ids) for ids in encoded(base.tokenizer).ids]
     if own is None:
         # Ten rows in one window: five batches of two, neighbours by length; the longest is first.
@@ -318,3 +318,20 @@ def test_batches_hold_dialogues_of_similar_lengths(
         assert max(seen[0]) == max(seen[5]) == max(lengths)
     else:
         assert seen == [lengths[i : i + 2] for i in range(0, 10, 2)] * 2
+
+
+def test_batches_are_drawn_by_chance_unless_asked(
+    train: Train, base: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    sampler = sft.QuietSFTTrainer._get_train_sampler
+
+    def noted(self: Any, *rows: Any) -> Any:
+        seen.append(sampler(self, *rows))
+        return seen[-1]
+
+    monkeypatch.setattr(sft.QuietSFTTrainer, "_get_train_sampler", noted)
+    train(epochs=1)
+    assert [type(one) for one in seen] == [torch.utils.data.RandomSampler]
+    with pytest.raises(ValueError, match="set one of them"):
+        SFTConfig(data=SourceConfig(path="x"), packing=True, group_by_length=True)

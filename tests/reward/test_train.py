@@ -216,7 +216,7 @@ def test_batches_hold_pairs_of_similar_lengths(
         return original(self, model, inputs, **more)
 
     monkeypatch.setattr(QuietRewardTrainer, "compute_loss", spy)
-    run_reward(tmp_path / "3-reward", tiny_config(epochs=1), rows)
+    run_reward(tmp_path / "3-reward", tiny_config(epochs=1, group_by_length=True), rows)
     # Chosen sides come first in a batch of 8 pairs: long rejected ones are never beside short ones.
     spread = [max(batch[8:]) - min(batch[8:]) for batch in widths]
     assert len(widths) == 4
