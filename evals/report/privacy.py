@@ -51,10 +51,13 @@ def privacy_sentences(privacy: Privacy | None) -> list[str]:
         for what, name in parts.items()
         if privacy[name]
     ]
+    stages: dict[tuple[str, str], list[str]] = {}
+    for row in privacy["skipped"]:
+        whose = f"{row['documents']} {SIDES[row['side']]} documents of {row['set']}"
+        stages.setdefault((whose, row["reason"]), []).append(row["stage"])
     said += [
-        f"privacy: {row['documents']} {SIDES[row['side']]} documents of {row['set']}, "
-        f"{row['stage']}: {row['reason']}."
-        for row in privacy["skipped"]
+        f"privacy: {whose}, {', '.join(names)}: {reason}."
+        for (whose, reason), names in stages.items()
     ]
     said += [
         f"privacy: {n} held-out documents of {name} left out, the same stand in the training data."

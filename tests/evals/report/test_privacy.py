@@ -47,7 +47,11 @@ def privacy() -> dict[str, Any]:
             {"set": "pretrain"} | personal,
             {"set": "pretrain"} | personal | {"passages": 0},
         ],
-        "skipped": [head | {"side": "others", "documents": 3, "reason": "too short"}],
+        "skipped": [
+            head | {"side": "others", "documents": 3, "reason": "too short"},
+            head | {"side": "others", "documents": 3, "reason": "too short", "stage": "sft"},
+            head | {"side": "others", "documents": 1, "reason": "too short", "stage": "ppo"},
+        ],
         "repeated": {"sft": 2},
         "settings": {"prompt_tokens": 50, "next_tokens": 25},
         "chance": 1.4427,
@@ -62,7 +66,8 @@ def test_findings_count_what_is_told_from_chance(privacy: dict[str, Any]) -> Non
     assert privacy_sentences(privacy) == [
         "privacy: 1 of 2 AUCs differ from 0.5 (q at most 0.05).",
         "privacy: 2 of 2 mean exposures exceed chance (q at most 0.05).",
-        "privacy: 3 held out documents of pretrain, base: too short.",
+        "privacy: 3 held out documents of pretrain, base, sft: too short.",
+        "privacy: 1 held out documents of pretrain, ppo: too short.",
         "privacy: 2 held-out documents of sft left out, the same stand in the training data.",
     ]
     assert privacy_sentences(None) == []
