@@ -1,32 +1,29 @@
-"""Batches of similar lengths, so that little of them is padding."""
+"""Rows of similar lengths in a micro-batch, so that little of it is padding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 
-_WINDOW = 50
-"""Batches' worth of rows, drawn by chance, among which like lengths are put together."""
 
-
-class LengthGrouped(Sampler[int]):
+class SortedWithinSteps(Sampler[int]):
     """Indices of rows in the order of training, anew in every epoch.
 
-    Rows are shuffled, sorted by length among some `_WINDOW` batches, and the batches shuffled. The
-    longest row is in the first batch, so that memory which does not suffice runs out at once.
+    Rows are shuffled, and sorted by length within each optimizer step alone, the longest first. A
+    step's gradient is a sum over its rows, so that what is learned is what any order would teach;
+    memory that does not suffice for a step runs out in its first micro-batch.
 
     Args:
         lengths: Tokens of each row.
-        batch: Rows a batch.
+        step: Rows an optimizer step, over all processes.
         seed: Of the first epoch's order.
     """
 
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        self._lengths, self._batch, self._seed = lengths, batch, seed
+    def __init__(self, lengths: Sequence[int], step: int, seed: int) -> None:
+        self._lengths, self._step, self._seed = lengths, step, seed
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -41,33 +38,16 @@ class LengthGrouped(Sampler[int]):
         """All indices once."""
         generator = torch.Generator().manual_seed(self._seed + self._epoch)
         order = torch.randperm(len(self), generator=generator).tolist()
-        whole, rest = self._batches(order)
-        if whole:
-            first = max(range(len(whole)), key=lambda i: max(map(self._length, whole[i])))
-            ranks = torch.randperm(len(whole), generator=generator).tolist()
-            ranks.remove(first)
-            whole = [whole[rank] for rank in [first, *ranks]]
-        return chain(*whole, rest)
-
-    def _batches(self, order: Sequence[int]) -> tuple[list[list[int]], list[int]]:
-        """Whole batches of like lengths, and the shortest rows of the last window that are left."""
-        size = _WINDOW * self._batch
-        batches: list[list[int]] = []
-        for start in range(0, len(order), size):
-            rows = sorted(order[start : start + size], key=self._length, reverse=True)
-            batches += [rows[i : i + self._batch] for i in range(0, len(rows), self._batch)]
-        rest = batches.pop() if batches and len(batches[-1]) < self._batch else []
-        return batches, rest
-
-    def _length(self, index: int) -> int:
-        return self._lengths[index]
+        for start in range(0, len(order), self._step):
+            rows = order[start : start + self._step]
+            yield from sorted(rows, key=self._lengths.__getitem__, reverse=True)
 
 
-class GroupedBatches:
-    """Mixin of a `transformers.Trainer` whose batches hold rows of similar lengths.
+class GroupedMicroBatches:
+    """Mixin of a `transformers.Trainer` whose micro-batches hold rows of similar lengths.
 
-    Set `lengths` before training; where it is None, or the arguments name another way of sampling,
-    the trainer's own order stands.
+    Set `lengths` before training. Where it is None, a step has one micro-batch, or the arguments
+    name another way of sampling, the trainer's own order stands.
     """
 
     lengths: Sequence[int] | None = None
@@ -76,8 +56,11 @@ class GroupedBatches:
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """The order of the training rows."""
-        if self.lengths is None or self.args.train_sampling_strategy != "random":
+        args = self.args
+        several = args.gradient_accumulation_steps > 1
+        if self.lengths is None or not several or args.train_sampling_strategy != "random":
             own: Any = super()
             return own._get_train_sampler(train_dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGrouped(self.lengths, self.args.per_device_train_batch_size, seed)
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return SortedWithinSteps(self.lengths, rows * args.world_size, seed)

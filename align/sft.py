@@ -23,7 +23,7 @@ from align.config import LoraConfig, RunConfig, SFTConfig
 from align.data.encoding import decode_response, encode_conversation, encode_prompt
 from align.errors import UserError
 from align.generation import Sampling, generate
-from align.grouping import GroupedBatches
+from align.grouping import GroupedMicroBatches
 from align.models import LoadedModel, load_model, save_model
 from align.references import relative_model
 from align.training import (
@@ -65,8 +65,8 @@ class HeldOut(NamedTuple):
     tokens: int
 
 
-class QuietSFTTrainer(GroupedBatches, trl.SFTTrainer):  # type: ignore[misc]  # TRL is untyped
-    """TRL's trainer, on request with batches of similar lengths; no call home, no model card."""
+class QuietSFTTrainer(GroupedMicroBatches, trl.SFTTrainer):  # type: ignore[misc]  # TRL is untyped
+    """TRL's trainer with micro-batches of similar lengths; no call home, no model card."""
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
@@ -266,7 +266,7 @@ def _trainer(
         eval_dataset=tested,  # read only where `trainer` sets eval_strategy
         processing_class=loaded.tokenizer,
     )
-    if config.sft.group_by_length:
+    if not config.sft.packing:
         trainer.lengths = list(map(len, rows[0].ids))
     return trainer
 

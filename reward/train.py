@@ -20,7 +20,7 @@ from align.adapters import save_adapter
 from align.artifacts import StageJob, StageResult, write_rows_atomic
 from align.config import RewardConfig, RunConfig
 from align.errors import UserError
-from align.grouping import GroupedBatches
+from align.grouping import GroupedMicroBatches
 from align.models import save_model
 from align.references import relative_model
 from align.training import (
@@ -44,8 +44,8 @@ SAMPLES = 200
 """Held-out pairs in `samples.jsonl`."""
 
 
-class QuietRewardTrainer(GroupedBatches, trl.RewardTrainer):  # type: ignore[misc]  # trl is untyped
-    """TRL's trainer, on request with batches of similar lengths; no call home, no model cards."""
+class QuietRewardTrainer(GroupedMicroBatches, trl.RewardTrainer):  # type: ignore[misc]  # untyped
+    """TRL's trainer with micro-batches of similar lengths; no call home, no model cards."""
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
@@ -164,9 +164,8 @@ def _trainer(
         train_dataset=Dataset.from_list(pairs.ids),
         processing_class=tokenizer,
     )
-    if config.reward.group_by_length:
-        sides = [(row["chosen_ids"], row["rejected_ids"]) for row in pairs.ids]
-        trainer.lengths = [max(map(len, pair)) for pair in sides]
+    sides = ((row["chosen_ids"], row["rejected_ids"]) for row in pairs.ids)
+    trainer.lengths = [max(map(len, pair)) for pair in sides]
     return trainer
 
 

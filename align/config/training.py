@@ -78,7 +78,8 @@ class TrainConfig(Section):
     batch_size: Positive = 16
     """Sequences an optimizer step and process; split over `gradient_accumulation`."""
     gradient_accumulation: Positive = 1
-    """Micro-batches an optimizer step; must divide `batch_size`."""
+    """Micro-batches an optimizer step; must divide `batch_size`. More of them hold rows of more
+    similar lengths: less memory, and less padding."""
     max_length: Positive = 128
     """Longest sequence in tokens; longer ones are cut (text) or left out and counted (dialogue)."""
     warmup: Share = 0.05
@@ -120,16 +121,6 @@ class SFTConfig(TrainConfig):
     """Adapter; null trains all weights."""
     packing: bool = False
     """Pack several dialogues into one block (bfd); for speed on GPUs."""
-    group_by_length: bool = False
-    """Put rows of similar lengths into a batch: less padding, but batches of one kind where the
-    length tells the kind, which has cost much accuracy (docs/decisions.md)."""
-
-    @model_validator(mode="after")
-    def _packed_or_grouped(self) -> Self:
-        if self.packing and self.group_by_length:
-            raise ValueError("packing leaves nothing for group_by_length to do; set one of them")
-        return self
-
     canaries: CanaryConfig | None = None
     """Secrets to plant, for the privacy part of `align audit`; default: none."""
 
@@ -139,9 +130,6 @@ class RewardConfig(TrainConfig):
 
     lora: LoraConfig | None = LoraConfig()
     """Adapter; null trains all weights."""
-    group_by_length: bool = False
-    """Put rows of similar lengths into a batch: less padding, but batches of one kind where the
-    length tells the kind, which has cost much accuracy (docs/decisions.md)."""
     center: Annotated[float, Field(ge=0)] = 0.01
     """Weight of (s_chosen + s_rejected)^2, which keeps the scores' mean near 0 (2312.09244)."""
     augment: SwapConfig | None = None

@@ -1,4 +1,4 @@
-"""Batches of like lengths: every row once, little padding, orders that can be repeated."""
+"""Micro-batches of like lengths: steps as drawn by chance, little padding, repeatable orders."""
 
 from __future__ import annotations
 
@@ -10,49 +10,55 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align.grouping import GroupedBatches, LengthGrouped
+from align.grouping import GroupedMicroBatches, SortedWithinSteps
+
+
+def parts(order: list[int], size: int) -> list[list[int]]:
+    """The order cut into batches."""
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def padded(lengths: list[int], order: list[int], batch: int) -> int:
     """Tokens of the batches with padding."""
-    parts = [order[start : start + batch] for start in range(0, len(order), batch)]
-    return sum(len(part) * max(lengths[index] for index in part) for part in parts)
+    return sum(len(rows) * max(lengths[row] for row in rows) for rows in parts(order, batch))
 
 
-@given(st.lists(st.integers(1, 99), max_size=300), st.integers(1, 9), st.integers(0, 5))
-def test_every_row_comes_once_and_the_longest_first(
-    lengths: list[int], batch: int, seed: int
+@given(st.lists(st.integers(1, 99), max_size=100), st.integers(1, 9), st.integers(0, 5))
+def test_steps_hold_the_rows_that_chance_gives_them_the_longest_first(
+    lengths: list[int], step: int, seed: int
 ) -> None:
-    order = list(LengthGrouped(lengths, batch, seed))
+    order = list(SortedWithinSteps(lengths, step, seed))
+    # Rows of one length keep the order of chance: it does not depend on the lengths.
+    shuffled = list(SortedWithinSteps([1] * len(lengths), step, seed))
     assert sorted(order) == list(range(len(lengths)))
-    if len(lengths) >= batch:
-        longest = max(lengths[index] for index in order[: batch * (len(order) // batch)])
-        assert max(lengths[index] for index in order[:batch]) == longest
+    for rows, drawn in zip(parts(order, step), parts(shuffled, step), strict=True):
+        assert sorted(rows) == sorted(drawn)
+        sizes = [lengths[row] for row in rows]
+        assert sizes == sorted(sizes, reverse=True)
 
 
-def test_little_is_padding() -> None:
-    lengths = np.random.default_rng(0).integers(10, 200, 1001).tolist()
-    real = sum(lengths)
-    shuffled = np.random.default_rng(1).permutation(1001).tolist()
-    assert padded(lengths, shuffled, 8) > 1.5 * real
-    # 50 batches of 8 sorted from 10 to 200: 190 / 50 = 4 between a batch's ends, so 2 of 105 each.
-    assert padded(lengths, list(LengthGrouped(lengths, 8, 0)), 8) < 1.04 * real
+def test_less_is_padding() -> None:
+    lengths = np.random.default_rng(0).integers(10, 200, 1000).tolist()
+    shuffled = list(SortedWithinSteps([1] * 1000, 8, 0))
+    # Of 8 uniform on 10 to 200 the largest is expected at 10 + 190 * 8/9 = 179. In fours the
+    # second batch has the 4th smallest, 10 + 190 * 4/9 = 94: on average 137.
+    assert padded(lengths, shuffled, 8) / 1000 == pytest.approx(179, abs=5)
+    order = list(SortedWithinSteps(lengths, 8, 0))
+    assert padded(lengths, order, 4) / 1000 == pytest.approx(137, abs=5)
 
 
-def test_batches_are_not_in_the_order_of_their_lengths() -> None:
-    lengths = np.random.default_rng(0).integers(10, 200, 800).tolist()
-    order = list(LengthGrouped(lengths, 8, 0))
-    means = [np.mean([lengths[i] for i in order[k : k + 8]]) for k in range(8, 800, 8)]
-    assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.3
-    assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.3
+def test_rows_are_drawn_by_chance() -> None:
+    order = list(SortedWithinSteps([1] * 800, 8, 0))
+    assert abs(np.corrcoef(order, range(800))[0, 1]) < 0.2
+    assert order != list(range(800))
 
 
 def test_orders_belong_to_seed_and_epoch() -> None:
     lengths = [1 + index % 17 for index in range(90)]
-    sampler = LengthGrouped(lengths, 4, seed=3)
+    sampler = SortedWithinSteps(lengths, 4, seed=3)
     first = list(sampler)
-    assert list(sampler) == first == list(LengthGrouped(lengths, 4, seed=3))
-    assert list(LengthGrouped(lengths, 4, seed=7)) != first
+    assert list(sampler) == first == list(SortedWithinSteps(lengths, 4, seed=3))
+    assert list(SortedWithinSteps(lengths, 4, seed=7)) != first
     sampler.set_epoch(1)
     assert list(sampler) != first
     sampler.set_epoch(0)
@@ -60,43 +66,55 @@ def test_orders_belong_to_seed_and_epoch() -> None:
     assert len(sampler) == 90
 
 
-@pytest.mark.parametrize("batch", [3, 4])
-def test_an_incomplete_batch_is_the_last(batch: int) -> None:
-    lengths = [5, 1, 9, 3, 7, 2, 8]
-    order = list(LengthGrouped(lengths, batch, 0))
-    # One window: sorted 9 8 7 5 3 2 1; what is left over are the shortest.
-    left = len(lengths) % batch
-    assert sorted(lengths[index] for index in order[-left:]) == [1, 2, 3][:left]
-
-
 class Plain:
     """A trainer as far as the mixin knows it."""
 
-    def __init__(self, strategy: str = "random", data_seed: int | None = None) -> None:
-        self.args = SimpleNamespace(
-            train_sampling_strategy=strategy,
-            data_seed=data_seed,
-            seed=3,
-            per_device_train_batch_size=4,
-        )
+    def __init__(self, **changed: Any) -> None:
+        usual = {
+            "train_sampling_strategy": "random",
+            "data_seed": None,
+            "seed": 3,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "world_size": 1,
+        }
+        self.args = SimpleNamespace(**(usual | changed))
 
     def _get_train_sampler(self, rows: Any = None) -> Any:
         return ("own", rows)
 
 
-class Grouped(GroupedBatches, Plain):
+class Grouped(GroupedMicroBatches, Plain):
     pass
 
 
-def test_a_trainer_groups_its_rows_unless_told_otherwise() -> None:
-    lengths = [1 + index % 17 for index in range(90)]
-    trainer = Grouped()
-    assert trainer._get_train_sampler("rows") == ("own", "rows")
-    trainer.lengths = lengths
-    assert list(trainer._get_train_sampler()) == list(LengthGrouped(lengths, 4, 3))
-    trainer = Grouped(data_seed=5)
-    trainer.lengths = lengths
-    assert list(trainer._get_train_sampler()) == list(LengthGrouped(lengths, 4, 5))
-    trainer = Grouped(strategy="sequential")
+LENGTHS = [1 + index % 17 for index in range(90)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "step", "seed"),
+    [
+        ({}, 8, 3),
+        ({"data_seed": 5}, 8, 5),
+        ({"world_size": 3}, 24, 3),
+        ({"gradient_accumulation_steps": 5}, 20, 3),
+    ],
+)
+def test_a_trainer_sorts_the_rows_of_a_step(changed: dict[str, Any], step: int, seed: int) -> None:
+    trainer = Grouped(**changed)
+    trainer.lengths = LENGTHS
+    assert list(trainer._get_train_sampler()) == list(SortedWithinSteps(LENGTHS, step, seed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "lengths"),
+    [
+        ({}, None),
+        ({"gradient_accumulation_steps": 1}, LENGTHS),
+        ({"train_sampling_strategy": "sequential"}, LENGTHS),
+    ],
+)
+def test_a_trainers_own_order_stands(changed: dict[str, Any], lengths: list[int] | None) -> None:
+    trainer = Grouped(**changed)
     trainer.lengths = lengths
     assert trainer._get_train_sampler("rows") == ("own", "rows")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -297,10 +298,9 @@ def test_trainer_arguments(train: Train, name: str, value: Any, complaint: str) 
         train(trainer={name: value})
 
 
-@pytest.mark.parametrize("own", [None, {"train_sampling_strategy": "sequential"}])
-def test_batches_hold_dialogues_of_similar_lengths(
-    train: Train, base: LoadedModel, monkeypatch: pytest.MonkeyPatch, own: Any
-) -> None:
+@pytest.fixture
+def micro_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Lengths of the dialogues in each micro-batch of what is trained."""
     seen: list[list[int]] = []
     step = sft.QuietSFTTrainer.training_step
 
@@ -309,29 +309,50 @@ def test_batches_hold_dialogues_of_similar_lengths(
         return step(self, model, inputs, *rest)
 
     monkeypatch.setattr(sft.QuietSFTTrainer, "training_step", noted)
-    train(epochs=2, group_by_length=True, **({} if own is None else {"trainer": own}))
-    lengths = [len(ids) for ids in encoded(base.tokenizer).ids]
-    if own is None:
-        # Ten rows in one window: five batches of two, neighbours by length; the longest is first.
-        pairs = sorted(zip(*[iter(sorted(lengths))] * 2, strict=True))
-        assert [sorted(map(tuple, map(sorted, seen[i : i + 5]))) for i in (0, 5)] == [pairs] * 2
-        assert max(seen[0]) == max(seen[5]) == max(lengths)
-    else:
-        assert seen == [lengths[i : i + 2] for i in range(0, 10, 2)] * 2
+    return seen
 
 
-def test_batches_are_drawn_by_chance_unless_asked(
-    train: Train, base: LoadedModel, monkeypatch: pytest.MonkeyPatch
+def test_micro_batches_hold_dialogues_of_similar_lengths(
+    train: Train, base: LoadedModel, micro_batches: list[list[int]]
 ) -> None:
-    seen: list[Any] = []
-    sampler = sft.QuietSFTTrainer._get_train_sampler
+    train(epochs=2, batch_size=6, gradient_accumulation=3)
+    lengths = [len(ids) for ids in encoded(base.tokenizer).ids]
+    # Ten rows: a step of three pairs and one of two, in each epoch.
+    steps = [list(chain(*micro_batches[i:j])) for i, j in ((0, 3), (3, 5), (5, 8), (8, 10))]
+    assert steps == [sorted(step, reverse=True) for step in steps]
+    assert sorted(steps[0] + steps[1]) == sorted(steps[2] + steps[3]) == sorted(lengths)
+    assert steps[:2] != steps[2:]
 
-    def noted(self: Any, *rows: Any) -> Any:
-        seen.append(sampler(self, *rows))
-        return seen[-1]
 
-    monkeypatch.setattr(sft.QuietSFTTrainer, "_get_train_sampler", noted)
-    train(epochs=1)
-    assert [type(one) for one in seen] == [torch.utils.data.RandomSampler]
-    with pytest.raises(ValueError, match="set one of them"):
-        SFTConfig(data=SourceConfig(path="x"), packing=True, group_by_length=True)
+def test_the_order_within_a_step_changes_nothing_learnt(
+    train: Train, workplace: Path, micro_batches: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"lora": LoraConfig(r=4, alpha=8), "batch_size": 5, "gradient_accumulation": 5}
+    train("sorted", **settings)
+    grouped = [micro_batches.pop(0) for _ in range(len(micro_batches))]
+    monkeypatch.setattr("align.grouping.sorted", lambda rows, **_: rows, raising=False)
+    train("unsorted", **settings)
+    assert micro_batches != grouped
+    one, other = (
+        load_file(workplace / name / "adapter" / "adapter_model.safetensors")
+        for name in ("sorted", "unsorted")
+    )
+    for key, weight in one.items():
+        torch.testing.assert_close(weight, other[key], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"trainer": {"train_sampling_strategy": "sequential"}}, {"gradient_accumulation": 1}],
+)
+def test_steps_of_one_micro_batch_and_other_orders_are_the_trainers_own(
+    train: Train, base: LoadedModel, micro_batches: list[list[int]], settings: Any
+) -> None:
+    train(epochs=1, **settings)
+    lengths = [len(ids) for ids in encoded(base.tokenizer).ids]
+    if "trainer" in settings:
+        assert micro_batches == [lengths[i : i + 2] for i in range(0, 10, 2)]
+    else:
+        assert [len(batch) for batch in micro_batches] == [4, 4, 2]
+        assert micro_batches != [sorted(batch, reverse=True) for batch in micro_batches]
+        assert sorted(chain(*micro_batches)) == sorted(lengths)

@@ -196,7 +196,7 @@ def test_settings_reach_the_trainer(
     }
 
 
-def test_batches_hold_pairs_of_similar_lengths(
+def test_micro_batches_hold_pairs_of_similar_lengths(
     tmp_path: Path,
     run_reward: Run,
     tiny_config: Run,
@@ -216,14 +216,30 @@ def test_batches_hold_pairs_of_similar_lengths(
         return original(self, model, inputs, **more)
 
     monkeypatch.setattr(QuietRewardTrainer, "compute_loss", spy)
-    run_reward(tmp_path / "3-reward", tiny_config(epochs=1, group_by_length=True), rows)
-    # Chosen sides come first in a batch of 8 pairs: long rejected ones are never beside short ones.
-    spread = [max(batch[8:]) - min(batch[8:]) for batch in widths]
-    assert len(widths) == 4
-    assert max(spread) < 8
+    run_reward(tmp_path / "3-reward", tiny_config(epochs=1, gradient_accumulation=4), rows)
+    # The rejected sides follow in a micro-batch of 2 pairs; four make a step.
     longest = [max(batch) for batch in widths]
-    assert longest[0] == max(longest)
+    assert len(widths) == 16
+    assert [longest[i : i + 4] for i in range(0, 16, 4)] == [
+        sorted(longest[i : i + 4], reverse=True) for i in range(0, 16, 4)
+    ]
     assert max(longest) - min(longest) >= 8
+
+
+def test_micro_batches_teach_what_a_whole_batch_does(
+    tmp_path: Path, run_reward: Run, tiny_config: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(self: Any, rows: Any = None) -> Any:
+        return range(32)
+
+    monkeypatch.setattr(QuietRewardTrainer, "_get_train_sampler", drawn)
+    found = []
+    for folder, accumulation in (("whole", 1), ("parts", 4)):
+        config = tiny_config(epochs=1, gradient_accumulation=accumulation)
+        run_reward(tmp_path / folder, config)
+        found.append(load_file(tmp_path / folder / "adapter" / "adapter_model.safetensors"))
+    for key, weight in found[0].items():
+        torch.testing.assert_close(weight, found[1][key], rtol=1e-3, atol=1e-5)
 
 
 def test_nothing_calls_home(
