@@ -242,7 +242,7 @@ def _sampling(asked: Asked) -> Sampling:
 
 
 def _bias_alone(run: RunConfig) -> RunConfig:
-    """The run with those of its tasks that measure bias."""
+    """The run with those of its tasks that measure bias, or answer for groups."""
     from evals.task import BiasTask
     from evals.tasks import build_task
 
@@ -252,7 +252,11 @@ def _bias_alone(run: RunConfig) -> RunConfig:
         name: TaskConfig.model_validate(task.model_dump(exclude_defaults=True))
         for name, task in section.tasks.items()
     }
-    kept = {n: task for n, task in said.items() if isinstance(build_task(n, task), BiasTask)}
+    kept = {
+        name: task
+        for name, task in said.items()
+        if task.groups or isinstance(build_task(name, task), BiasTask)
+    }
     return run.model_copy(update={"evals": section.model_copy(update={"tasks": kept})})
 
 

@@ -67,7 +67,7 @@ def learning(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
 
 
 def paired(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
-    """Held-out scores (ours, peer), by prompt: means, and their paired difference over prompts.
+    """Held-out scores (ours, peer), by prompt: means, their paired difference over prompts, KL.
 
     Several seeds are averaged prompt by prompt first. Empty without held-out scores.
     """
@@ -82,4 +82,6 @@ def paired(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict
         "ours": float(ours.mean()),
         "peer": float(peer.mean()),
         "difference": asdict(mean_estimate(ours - peer)),
+        "kl_ours": float(np.mean([pair[0]["kl"] for pair in pairs])),
+        "kl_peer": float(np.mean([pair[1]["kl"] for pair in pairs])),
     }

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from workers.measure import as_ids, as_text, load_prompts, toy_hits
+from workers.measure import as_ids, as_text, load_policy, load_prompts, toy_hits
 from workers.work import Work
 
-from align.generation import Sampling, generate
+from align.generation import Response, Sampling, generate
 from reward.load import load_reward
 
 ScoreFunction = Callable[..., list[float]]
@@ -56,7 +56,8 @@ def held_scores(policy: PreTrainedModel, work: Work, vocab_size: int) -> dict[st
         vocab_size: Tokens of the model.
 
     Returns:
-        `score`, and `logprob` of each answer under the policy, by prompt.
+        By prompt: `score`, and `kl`, the log-probability of the answer under the policy minus that
+        under the model it started from, nats.
     """
     if not work.held:
         return {}
@@ -75,5 +76,18 @@ def held_scores(policy: PreTrainedModel, work: Work, vocab_size: int) -> dict[st
     texts = [as_text(token for token in answer.ids if token not in stops) for answer in answers]
     return {
         "score": score(prompts=[as_text(ids) for ids in prompts], completions=texts),
-        "logprob": [sum(answer.logprobs) for answer in answers],
+        "kl": drift(work, prompts, answers),
     }
+
+
+@torch.no_grad()
+def drift(work: Work, prompts: Sequence[Sequence[int]], answers: Sequence[Response]) -> list[float]:
+    """How much likelier each answer is under its policy than under the first model, nats."""
+    first = load_policy(work).eval()
+    found = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor([[*prompt, *answer.ids]], device=first.device)
+        logits = first(input_ids=ids).logits[0, len(prompt) - 1 : -1].double() / work.temperature
+        under_first = logits.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])
+        found.append(sum(answer.logprobs) - float(under_first.sum()))
+    return found

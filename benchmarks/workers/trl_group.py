@@ -2,13 +2,15 @@
 
 Runs in our own environment. `extra` must hold `method` ("rloo" or "grpo"); the rest goes to the
 trainer's configuration. An update is one batch of responses and `epochs` passes over it; a prompt
-gets `num_generations` responses.
+gets `num_generations` responses. A response cut off without EOS costs what it costs our PPO; the
+scores reported are without that.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ from workers.measure import (
     load_prompts,
     report,
 )
-from workers.scores import held_scores, score_function
+from workers.scores import ScoreFunction, held_scores, score_function
 from workers.work import Work
 
 METHODS = {"rloo": (RLOOConfig, RLOOTrainer), "grpo": (GRPOConfig, GRPOTrainer)}
@@ -58,6 +60,15 @@ def trainer_arguments(work: Work, extra: dict[str, Any]) -> dict[str, Any]:
     return own | extra
 
 
+def cut_penalty(work: Work) -> ScoreFunction:
+    """-1 for a response of all T tokens without EOS, else 0."""
+
+    def cut(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+        return [-1.0 if work.eos not in ids else 0.0 for ids in completion_ids]
+
+    return cut
+
+
 def train(work: Work, folder: str) -> tuple[Recorder, dict[str, list[float]]]:
     """Train, and return what was recorded and the scores on held-out prompts."""
     set_seed(work.seed)
@@ -66,10 +77,11 @@ def train(work: Work, folder: str) -> tuple[Recorder, dict[str, list[float]]]:
     policy = load_policy(work)
     vocabulary = policy.config.vocab_size
     policy.generation_config.eos_token_id = work.eos
-    recorder = Recorder("reward", lambda _: {})
+    score = score_function(work, vocabulary)
+    recorder = Recorder(f"rewards/{score.__name__}/mean", lambda _: {})
     trainer = trainer_type(
         model=policy,
-        reward_funcs=[score_function(work, vocabulary)],
+        reward_funcs=[score, *([] if work.eos is None else [cut_penalty(work)])],
         args=config(output_dir=folder, **trainer_arguments(work, extra)),
         train_dataset=Dataset.from_dict(
             {"prompt": [as_text(ids) for ids in load_prompts(work.prompts)]}
