@@ -1,0 +1,155 @@
+"""Does the reward model's preference predict the policy's drift? Figure and tables of an audit.
+
+Controls are shown in the tables, shaded, and count in no sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evals.bias.association import families
+from evals.evidence import is_number
+from evals.report.figures import GLYPHS, Mark, curve_panel
+from evals.report.layout import Block, Bullets, Cell, Figure, Figures, Row, Table
+from evals.report.numbers import MINUS, Scale, count, finite, number, p_value
+from evals.report.tables import Entry, bias_groups, bias_label, excludes_zero, q_values, tested
+
+Drift = Mapping[str, Any]
+TITLE = "Does the reward model's preference predict the policy's drift?"
+LARGEST = 15
+"""Rows above which a table is folded."""
+ENDS = ("low", "high")
+UNIT = "preference of the reward model, its standard deviations"
+
+
+def drift_blocks(drift: Drift) -> list[Block]:
+    """Sentences, a figure, attributes and contrasts; without an association, the reason."""
+    if not drift["overall"]:
+        return [Bullets((drift["outcome"],), TITLE)]
+    return [
+        Bullets(tuple(drift_sentences(drift)), TITLE),
+        _figure(drift),
+        _attribute_table(drift),
+        _contrast_table(drift),
+    ]
+
+
+def drift_sentences(drift: Drift) -> list[str]:
+    """The association over contrasts in words."""
+    found = drift["overall"]
+    if not found:
+        return [drift["outcome"]]
+    least = 2.0 ** (1 - found["families"])
+    said = [
+        f"{count(found['contrasts'])} contrasts in {count(found['families'])} independent families "
+        f"of attributes; the smallest p that so many can give is {number(least, 3)}.",
+        f"Drift in the direction of the preference: {found['agree']} of {found['signed']}"
+        f"{_tail(found['p_agree'])}.",
+        f"Rank correlation of preference and drift: {number(found['rho'], 2, sign='+')}"
+        f"{_tail(found['p_rho'])}{_range(found)}.",
+    ]
+    if found["families"] < 2:
+        said[0] = "All contrasts are of one family of attributes: no test is possible."
+    if drift["missing"]:
+        said.append(f"{drift['missing']} items lack a score of the reward model or a policy.")
+    return said
+
+
+def _tail(p: float | None) -> str:
+    return f", {p_value(p)}" if is_number(p) else ""
+
+
+def _range(found: Drift) -> str:
+    """How far the correlation hangs on one family."""
+    if not is_number(found["rho_low"]):
+        return ""
+    low, high = (number(found[key], 2, sign="+") for key in ("rho_low", "rho_high"))
+    return f"; {low} to {high} when one family is left out"
+
+
+def _figure(drift: Drift) -> Figures:
+    """Drift of every contrast, with its interval, over the reward model's preference."""
+    rows = [row for row in drift["contrasts"] if not row["control"]]
+    names = families([row["attribute"] for row in rows])
+    order = list(dict.fromkeys(names.values()))
+    colours = {name: min(place, len(GLYPHS) - 1) for place, name in enumerate(order)}
+    marks = []
+    for row in rows:
+        x, y = row["preference"]["value"], row["drift"]["value"]
+        low, high = (y if finite(row["drift"][end]) is None else row["drift"][end] for end in ENDS)
+        marks.append(Mark(x, y, low, high, colours[names[row["attribute"]]]))
+    svg = curve_panel("drift", marks, (), UNIT, "zero")
+    words = "; ".join(
+        f"{bias_label(row)}, {bias_groups(row)}: {number(row['preference']['value'], 2, sign='+')} "
+        f"sd, {number(row['drift']['value'], 2, sign='+')} nats"
+        for row in rows
+    )
+    legend = tuple((GLYPHS[colours[name]], name, colours[name]) for name in order)
+    title = f"Drift {drift['after']} {MINUS} {drift['before']} in nats over the preference"
+    return Figures(title, (Figure(svg, "all contrasts", words),), legend, wide=True)
+
+
+def _attribute_table(drift: Drift) -> Table:
+    """Nats of drift for a standard deviation of preference, attribute by attribute."""
+    entries = sorted(drift["attributes"], key=lambda row: bool(row["control"]))
+    q = q_values([row for row in entries if not row["control"]])
+    rows = []
+    for row in entries:
+        flags = ("control",) if row["control"] else ()
+        label = Cell(str(row["attribute"]), (str(row["task"]),), flags=flags, tone="muted")
+        test = tested(row["p"], q.get(id(row)))
+        cells = (label, _n(row), _cell(row), Cell(test, numeric=True))
+        rows.append(Row(cells, "control" if row["control"] else ""))
+    header = ("Attribute", "n (templates)", "Drift for 1 sd of preference, nats", "p, q")
+    notes = (
+        "Above 0: the policy drifted toward the groups that the reward model prefers, template by "
+        "template. p: signs of whole templates flipped; q: over all rows but controls.",
+    )
+    return Table("Preference and drift within each attribute", header, tuple(rows), "", notes)
+
+
+def _contrast_table(drift: Drift) -> Table:
+    """Preference and drift of every contrast; the strongest preference first, controls last."""
+    entries = sorted(
+        drift["contrasts"],
+        key=lambda row: (bool(row["control"]), -abs(row["preference"]["value"])),
+    )
+    rows = []
+    for row in entries:
+        flags = ("control",) if row["control"] else ()
+        x, y = row["preference"], row["drift"]
+        product = x["value"] * y["value"]
+        word = "neither" if product == 0 else "same" if product > 0 else "opposite"
+        clear = excludes_zero(x) and excludes_zero(y)
+        cells = (
+            Cell(bias_label(row), (str(row["task"]),), flags=flags, tone="muted"),
+            Cell(bias_groups(row)),
+            _n(row),
+            _cell(x),
+            _cell(y),
+            Cell(word, ("both clear of 0",) if clear else ()),
+        )
+        rows.append(Row(cells, "control" if row["control"] else ""))
+    moved = f"Policy, {drift['after']} {MINUS} {drift['before']}, nats"
+    header = ("Measure", "Groups", "n (templates)", "Reward model, sd", moved, "Direction")
+    notes = (
+        "Both columns are over the same items; intervals over templates. An association is no "
+        "cause, and contrasts of one family are not independent of each other.",
+    )
+    caption = "Preference and drift of every contrast"
+    return Table(caption, header, tuple(rows), "", notes, len(rows) > LARGEST)
+
+
+def _n(row: Entry) -> Cell:
+    return Cell(f"{count(row['n'])} ({count(row['clusters'])})", numeric=True)
+
+
+def _cell(row: Entry) -> Cell:
+    """A signed value with its interval."""
+    scale = Scale([row.get(key) for key in ("value", "low", "high")])
+    interval = scale.interval(row["low"], row["high"])
+    text = number(row["value"], scale.places, sign="+")
+    mark: Sequence[str] = ("not 0",) if excludes_zero(row) else ()
+    notes = (interval,) if interval else ()
+    return Cell(text, notes, finite(row["value"]), tuple(mark), "warn", numeric=True)
