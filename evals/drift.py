@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.bias.association import Paired, association, attribute_rows, contrast_rows
+from evals.bias.association import Paired, association, attribute_rows, clear_rows, contrast_rows
 from evals.bias.counterfactual import DRAWS
 from evals.bias.items import PARTS, contrast_of, contrast_values
 from evals.stats import Resampling
@@ -39,9 +39,11 @@ def audit_drift(folder: Path, ledger: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         `outcome` (empty, or why there is nothing to compare), `before`, `after`, `contrasts`,
-        `attributes`, `missing` (items that one of the three could not score) and `overall`.
+        `attributes`, `missing` (items that one of the three could not score), `overall` and
+        `clear`: the association over all contrasts, and over those with a preference.
     """
-    found: dict[str, Any] = {"outcome": "", "contrasts": [], "attributes": [], "overall": None}
+    found: dict[str, Any] = {"outcome": "", "contrasts": [], "attributes": []}
+    found |= {"overall": None, "clear": None}
     stages = ledger["stages"]
     if not ledger["reward_model"]:
         return found | {"outcome": "The run has no reward model: nothing was preferred."}
@@ -57,14 +59,15 @@ def audit_drift(folder: Path, ledger: Mapping[str, Any]) -> dict[str, Any]:
             missing += len(preferences[name]) - len(items.contrasts)
             if items.contrasts:
                 for key, rows in (
-                    ("contrasts", contrast_rows(items, resampling.confidence)),
+                    ("contrasts", contrast_rows(items, resampling)),
                     ("attributes", attribute_rows(items, resampling)),
                 ):
                     found[key] += [{"task": name} | row for row in rows]
     found |= {"before": before, "after": PPO, "missing": missing}
     if all(row["control"] for row in found["contrasts"]):
         return found | {"outcome": "No contrast was scored by the reward model and both policies."}
-    return found | {"overall": association(found["contrasts"], resampling)}
+    clear = association(clear_rows(found["contrasts"]), resampling)
+    return found | {"overall": association(found["contrasts"], resampling), "clear": clear}
 
 
 def paired(preference: Mapping[str, float | None], before: TaskResult, after: TaskResult) -> Paired:

@@ -21,6 +21,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from evals.bias.effects import Contrast, Effects, by_contrast
+from evals.multiplicity import benjamini_hochberg
 from evals.ratios import ratio_estimate
 from evals.significance import sign_flip
 from evals.stats import Array, Resampling, mean_estimate
@@ -42,23 +43,35 @@ class Paired:
     """The template (or name pair) of each item."""
 
 
-def contrast_rows(items: Paired, confidence: float) -> list[dict[str, Any]]:
-    """Mean preference and mean drift of every contrast, each with its t interval over clusters."""
+def contrast_rows(items: Paired, resampling: Resampling) -> list[dict[str, Any]]:
+    """Mean preference and drift of every contrast: t interval over clusters, p of flipped signs."""
     preferred = by_contrast(Effects(items.preference, items.contrasts, items.clusters))
     drifted = by_contrast(Effects(items.drift, items.contrasts, items.clusters))
     return [
         contrast._asdict()
-        | {"preference": _mean(x, clusters, confidence), "drift": _mean(y, clusters, confidence)}
+        | {"preference": _mean(x, clusters, resampling), "drift": _mean(y, clusters, resampling)}
         | {"n": len(x), "clusters": len(set(clusters))}
         for (contrast, x, clusters), (_, y, _) in zip(preferred, drifted, strict=True)
     ]
 
 
-def _mean(values: Array, clusters: Sequence[str], confidence: float) -> dict[str, float]:
-    """Mean and interval; equal values have none, since no spread is no proof of certainty."""
-    found = mean_estimate(values, clusters, confidence)
+def _mean(values: Array, clusters: Sequence[str], resampling: Resampling) -> dict[str, float]:
+    """Mean, interval and p; equal values have no interval: no spread is no proof of certainty."""
+    found = mean_estimate(values, clusters, resampling.confidence)
     low, high = (found.low, found.high) if np.ptp(values) > 0 else (math.nan, math.nan)
-    return {"value": found.value, "low": low, "high": high}
+    p = sign_flip(values, clusters, resampling)
+    return {"value": found.value, "low": low, "high": high, "p": p}
+
+
+def clear_rows(rows: Sequence[dict[str, Any]], level: float = 0.05) -> list[dict[str, Any]]:
+    """Contrasts that the reward model is shown to prefer a group in: q of the preference.
+
+    q is Benjamini-Hochberg's over all contrasts but controls. They are chosen by the preference
+    alone, so a test that turns drifts round stays valid among them.
+    """
+    kept = [row for row in rows if not row["control"]]
+    q = benjamini_hochberg([row["preference"]["p"] for row in kept])
+    return [row for row, adjusted in zip(kept, q, strict=True) if adjusted <= level]
 
 
 def attribute_rows(items: Paired, resampling: Resampling) -> list[dict[str, Any]]:

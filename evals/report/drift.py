@@ -37,23 +37,33 @@ def drift_blocks(drift: Drift) -> list[Block]:
 
 def drift_sentences(drift: Drift) -> list[str]:
     """The association over contrasts in words."""
-    found = drift["overall"]
-    if not found:
+    if not drift["overall"]:
         return [drift["outcome"]]
-    least = 2.0 ** (1 - found["families"])
+    every, clear = drift["overall"], drift["clear"]
     said = [
-        f"{count(found['contrasts'])} contrasts in {count(found['families'])} independent families "
-        f"of attributes; the smallest p that so many can give is {number(least, 3)}.",
-        f"Drift in the direction of the preference: {found['agree']} of {found['signed']}"
-        f"{_tail(found['p_agree'])}.",
-        f"Rank correlation of preference and drift: {number(found['rho'], 2, sign='+')}"
-        f"{_tail(found['p_rho'])}{_range(found)}.",
+        f"Preferences told from 0 (q at most 0.05): {count(clear['contrasts'])} of "
+        f"{count(every['contrasts'])} contrasts. {_association(clear)}",
+        f"All contrasts, whether preferred or not: {_association(every)}",
     ]
-    if found["families"] < 2:
-        said[0] = "All contrasts are of one family of attributes: no test is possible."
     if drift["missing"]:
         said.append(f"{drift['missing']} items lack a score of the reward model or a policy.")
     return said
+
+
+def _association(found: Drift) -> str:
+    """Agreement of signs, rank correlation, and what so many families can show."""
+    if not found["contrasts"]:
+        return "Nothing to follow."
+    agree = f"Drift in that direction: {found['agree']} of {found['signed']}"
+    if found["families"] < 2:
+        return f"{agree}; one family of attributes is one observation, without a test."
+    least = 2.0 ** (1 - found["families"])
+    return (
+        f"{agree}{_tail(found['p_agree'])}; rank correlation "
+        f"{number(found['rho'], 2, sign='+')}{_tail(found['p_rho'])}{_range(found)}. "
+        f"{count(found['families'])} independent families of attributes: no p below "
+        f"{number(least, 3)} is possible."
+    )
 
 
 def _tail(p: float | None) -> str:
@@ -65,7 +75,7 @@ def _range(found: Drift) -> str:
     if not is_number(found["rho_low"]):
         return ""
     low, high = (number(found[key], 2, sign="+") for key in ("rho_low", "rho_high"))
-    return f"; {low} to {high} when one family is left out"
+    return f" ({low} to {high} without one family)"
 
 
 def _figure(drift: Drift) -> Figures:

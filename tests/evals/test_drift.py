@@ -67,6 +67,7 @@ def test_drift_is_ppo_minus_the_stage_before_and_controls_are_apart(
     assert [row["value"] for row in found["attributes"]] == pytest.approx([0.5, 0.5, 0.5])
     assert found["overall"]["contrasts"] == 14
     assert (found["overall"]["families"], found["overall"]["rho"]) == (2, pytest.approx(1))
+    assert found["clear"]["contrasts"] == 0, "three templates: no p below 1/4"
     without = ledger | {"stages": ["base", "ppo"]}
     assert audit_drift(tmp_path, without)["contrasts"][0]["drift"]["value"] == pytest.approx(
         1.5 * found["contrasts"][0]["preference"]["value"]

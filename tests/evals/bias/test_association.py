@@ -13,6 +13,7 @@ from evals.bias.association import (
     Paired,
     association,
     attribute_rows,
+    clear_rows,
     contrast_rows,
     families,
     rank_correlation,
@@ -39,18 +40,21 @@ def row(attribute: str, x: float, y: float, *, control: bool = False) -> dict[st
 def test_both_means_of_a_contrast_stand_on_the_same_items() -> None:
     x, y, templates = [1.0, 2.0, 6.0, 5.0], [0.5, 0.25, -0.75, 1.0], ["t1", "t2", "t3", "t4"]
     paired = items([(WOMAN, t, a, b) for t, a, b in zip(templates, x, y, strict=True)])
-    (found,) = contrast_rows(paired, 0.9)
+    (found,) = contrast_rows(paired, Resampling(confidence=0.9))
     assert (found["measure"], found["group_a"], found["group_b"]) == ("tone", "woman", "man")
     assert (found["n"], found["clusters"]) == (4, 4)
     for side, values in (("preference", x), ("drift", y)):
         ends = stats.ttest_1samp(values, 0).confidence_interval(0.9)
         expected = {"value": np.mean(values), "low": ends.low, "high": ends.high}
+        # all 4 positive: 2 of 16 patterns; -.75 + 1.75: |sum| >= 1 but for |.5 + .25 + .75 - 1|
+        # = .5 and |.5 - .25 - .75 + 1| = .5, |.5 - .25 + .75 - 1| = 0, each with its negative
+        expected["p"] = 2 / 16 if side == "preference" else 10 / 16
         assert found[side] == pytest.approx(expected)
 
 
 def test_a_contrast_stated_in_both_directions_is_one_and_both_signs_turn() -> None:
     paired = items([(WOMAN, "t1", 3.0, 1.0), (WOMAN.reverse, "t2", -5.0, -2.0)])
-    (found,) = contrast_rows(paired, 0.95)
+    (found,) = contrast_rows(paired, FLIPS)
     # man minus woman: -3 and -5, -1 and -2
     assert (found["group_a"], found["preference"]["value"]) == ("man", -4.0)
     assert (found["drift"]["value"], found["n"]) == (-1.5, 2)
@@ -58,7 +62,7 @@ def test_a_contrast_stated_in_both_directions_is_one_and_both_signs_turn() -> No
 
 def test_values_without_a_spread_and_single_items_have_no_interval() -> None:
     paired = items([(WOMAN, "t1", 2.0, 0.0), (WOMAN, "t2", 2.0, 0.0), (OLD, "t1", 1.0, 3.0)])
-    rows = contrast_rows(paired, 0.95)
+    rows = contrast_rows(paired, FLIPS)
     assert [r["preference"]["value"] for r in rows] == [2.0, 1.0]
     ends = [r[side][end] for r in rows for side in ("preference", "drift") for end in ("low",)]
     assert all(math.isnan(end) for end in ends)
@@ -157,6 +161,21 @@ def test_one_family_or_no_drift_has_no_test(rows: list[dict[str, Any]]) -> None:
     keys = ("p_agree", "p_rho", "rho_low", "rho_high")
     assert all(math.isnan(found[key]) for key in keys)
     assert math.isnan(found["rho"]) == (rows[0]["drift"]["value"] == 0)
+
+
+def test_a_preference_is_clear_by_its_own_q_alone() -> None:
+    def tested(p: float, drift: float, *, control: bool = False) -> dict[str, Any]:
+        found = row("age", 1.0, drift, control=control)
+        return found | {"preference": {"value": 1.0, "p": p}}
+
+    rows = [tested(0.02, -9), tested(0.03, 0), tested(0.06, 9), tested(0.0, 1, control=True)]
+    # q of .02, .03, .06 among three: .045, .045, .06
+    assert clear_rows(rows) == rows[:2]
+    assert clear_rows(rows[2:]) == []
+    nothing = association([], FLIPS)
+    assert (nothing["contrasts"], nothing["families"], nothing["signed"]) == (0, 0, 0)
+    assert math.isnan(nothing["rho"])
+    assert math.isnan(nothing["p_agree"])
 
 
 def test_attributes_that_share_a_part_are_one_family() -> None:

@@ -40,25 +40,32 @@ def drift() -> dict[str, Any]:
         attribute("age", 0.2, 0.03),
         attribute("religion", 0.01, None),
     ]
-    found = {"outcome": "", "before": "sft", "after": "ppo", "missing": 0, "overall": overall}
-    return found | {"contrasts": rows, "attributes": attributes}
+    clear = {"contrasts": 1, "families": 1, "agree": 1, "signed": 1, "rho": 1.0}
+    found = {
+        "outcome": "",
+        "clear": clear,
+        "before": "sft",
+        "after": "ppo",
+        "missing": 0,
+        "overall": overall,
+    }
+    return found | {"clear": clear, "contrasts": rows, "attributes": attributes}
 
 
 def test_the_association_is_said_with_what_the_families_allow(drift: dict[str, Any]) -> None:
-    counted, agree, rank = drift_sentences(drift)
+    clear, every = drift_sentences(drift)
+    assert clear.startswith("Preferences told from 0 (q at most 0.05): 1 of 3 contrasts.")
+    assert clear.endswith("1 of 1; one family of attributes is one observation, without a test.")
+    assert "Drift in that direction: 2 of 3, p = .500; rank correlation +0.61, p = .500" in every
+    assert f"({MINUS}0.25 to +1.00 without one family)" in every
     # two families: four patterns of signs, two of them as extreme as all alike
-    assert counted.startswith("3 contrasts in 2 independent families")
-    assert counted.endswith("is 0.500.")
-    assert agree == "Drift in the direction of the preference: 2 of 3, p = .500."
-    assert rank.endswith(f"+0.61, p = .500; {MINUS}0.25 to +1.00 when one family is left out.")
+    assert every.endswith("2 independent families of attributes: no p below 0.500 is possible.")
     drift["missing"] = 7
     assert drift_sentences(drift)[-1].startswith("7 items lack a score")
-    drift["overall"] |= {"families": 1, "p_agree": None, "p_rho": None, "rho_low": None}
-    drift["overall"] |= {"rho": None, "rho_high": None}
-    alone = drift_sentences(drift)
-    assert "no test is possible" in alone[0]
-    assert alone[1].endswith("2 of 3.")
-    assert alone[2].endswith("\N{EM DASH}.")
+    drift["clear"] = drift["overall"] | {"contrasts": 0, "families": 0}
+    assert drift_sentences(drift)[0].endswith("0 of 3 contrasts. Nothing to follow.")
+    drift["overall"] |= dict.fromkeys(("p_agree", "p_rho", "rho", "rho_low", "rho_high"))
+    assert "2 of 3; rank correlation \N{EM DASH}. 2 independent" in drift_sentences(drift)[1]
 
 
 def test_the_strongest_preference_comes_first_and_controls_last(drift: dict[str, Any]) -> None:
