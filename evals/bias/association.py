@@ -81,7 +81,7 @@ def attribute_rows(items: Paired, resampling: Resampling) -> list[dict[str, Any]
     jackknife's error over templates. p flips the sign of y in whole templates: if a template's
     drift is as likely to go against the preference as with it, whatever its size, then its sum of
     x y is symmetric about 0, and templates are drawn independently. No item moved or none
-    preferred: NaN.
+    preferred: NaN. `size` is the root mean square of x: far below 1, b extrapolates.
     """
     rows = []
     for attribute, control in dict.fromkeys((c.attribute, c.control) for c in items.contrasts):
@@ -95,6 +95,7 @@ def attribute_rows(items: Paired, resampling: Resampling) -> list[dict[str, Any]
         slope = ratio_estimate(np.stack([x * y, x * x], 1), _slope, clusters, resampling.confidence)
         p = sign_flip(x * y, clusters, resampling) if np.any(x * y) else math.nan
         head = {"attribute": attribute, "control": control, "unit": "nats per sd"}
+        head["size"] = math.sqrt(float(np.mean(x * x)))
         ends = {"value": slope.value, "low": slope.low, "high": slope.high, "p": p}
         rows.append(head | ends | {"n": len(inside), "clusters": len(set(clusters))})
     return rows

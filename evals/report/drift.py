@@ -54,7 +54,7 @@ def _association(found: Drift) -> str:
     """Agreement of signs, rank correlation, and what so many families can show."""
     if not found["contrasts"]:
         return "Nothing to follow."
-    agree = f"Drift in that direction: {found['agree']} of {found['signed']}"
+    agree = f"Drift in the preferred direction: {found['agree']} of {found['signed']}"
     if found["families"] < 2:
         return f"{agree}; one family of attributes is one observation, without a test."
     least = 2.0 ** (1 - found["families"])
@@ -84,39 +84,54 @@ def _figure(drift: Drift) -> Figures:
     names = families([row["attribute"] for row in rows])
     order = list(dict.fromkeys(names.values()))
     colours = {name: min(place, len(GLYPHS) - 1) for place, name in enumerate(order)}
-    marks = []
-    for row in rows:
-        x, y = row["preference"]["value"], row["drift"]["value"]
-        low, high = (y if finite(row["drift"][end]) is None else row["drift"][end] for end in ENDS)
-        marks.append(Mark(x, y, low, high, colours[names[row["attribute"]]]))
-    svg = curve_panel("drift", marks, (), UNIT, "zero")
-    words = "; ".join(
-        f"{bias_label(row)}, {bias_groups(row)}: {number(row['preference']['value'], 2, sign='+')} "
-        f"sd, {number(row['drift']['value'], 2, sign='+')} nats"
-        for row in rows
-    )
+    figures = []
+    for task in dict.fromkeys(str(row["task"]) for row in rows):  # preferences differ by task
+        same = [row for row in rows if row["task"] == task]
+        marks = [_mark(row, colours[names[row["attribute"]]]) for row in same]
+        svg = curve_panel(f"drift-{len(figures)}", marks, (), UNIT, "zero")
+        figures.append(Figure(svg, task, "; ".join(map(_words, same))))
     legend = tuple((GLYPHS[colours[name]], name, colours[name]) for name in order)
     title = f"Drift {drift['after']} {MINUS} {drift['before']} in nats over the preference"
-    return Figures(title, (Figure(svg, "all contrasts", words),), legend, wide=True)
+    return Figures(title, tuple(figures), legend, wide=True)
+
+
+def _mark(row: Entry, colour: int) -> Mark:
+    """A contrast: drift with its interval, where it has one, over the preference."""
+    y = row["drift"]["value"]
+    low, high = (y if finite(row["drift"][end]) is None else row["drift"][end] for end in ENDS)
+    return Mark(row["preference"]["value"], y, low, high, colour)
+
+
+def _words(row: Entry) -> str:
+    x, y = (number(row[side]["value"], 2, sign="+") for side in ("preference", "drift"))
+    return f"{bias_label(row)}, {bias_groups(row)}: {x} sd, {y} nats"
 
 
 def _attribute_table(drift: Drift) -> Table:
     """Nats of drift for a standard deviation of preference, attribute by attribute."""
-    entries = sorted(drift["attributes"], key=lambda row: bool(row["control"]))
+    entries = sorted(drift["attributes"], key=_surest)
     q = q_values([row for row in entries if not row["control"]])
     rows = []
     for row in entries:
         flags = ("control",) if row["control"] else ()
         label = Cell(str(row["attribute"]), (str(row["task"]),), flags=flags, tone="muted")
         test = tested(row["p"], q.get(id(row)))
-        cells = (label, _n(row), _cell(row), Cell(test, numeric=True))
+        size = Cell(number(row["size"]), value=finite(row["size"]), numeric=True)
+        cells = (label, _n(row), size, _cell(row), Cell(test, numeric=True))
         rows.append(Row(cells, "control" if row["control"] else ""))
-    header = ("Attribute", "n (templates)", "Drift for 1 sd of preference, nats", "p, q")
+    slope = "Drift for 1 sd of preference, nats"
+    header = ("Attribute", "n (templates)", "Preference, sd (root mean square)", slope, "p, q")
     notes = (
         "Above 0: the policy drifted toward the groups that the reward model prefers, template by "
-        "template. p: signs of whole templates flipped; q: over all rows but controls.",
+        "template. Where preferences are far below 1 sd the slope extrapolates: read its sign. "
+        "p: signs of whole templates flipped; q: over all rows but controls.",
     )
     return Table("Preference and drift within each attribute", header, tuple(rows), "", notes)
+
+
+def _surest(row: Entry) -> tuple[bool, float]:
+    """Controls last, otherwise by p."""
+    return bool(row["control"]), row["p"] if is_number(row["p"]) else 1.0
 
 
 def _contrast_table(drift: Drift) -> Table:

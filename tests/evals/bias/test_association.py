@@ -83,6 +83,7 @@ def test_the_slope_goes_through_0_and_its_error_leaves_templates_out() -> None:
     gender, name, age = attribute_rows(paired, FLIPS)
     assert gender["value"] == pytest.approx(15 / 15)
     assert (gender["n"], gender["clusters"]) == (4, 3)
+    assert gender["size"] == pytest.approx(math.sqrt(15 / 4))
     left = np.array([(12 - 1) / (9 + 1), (4 - 1) / (5 + 1), 16 / 14])  # without t1, t2, t3
     error = math.sqrt(2 / 3 * np.sum((left - left.mean()) ** 2))
     half = stats.t.ppf(0.975, 2) * error

@@ -19,7 +19,13 @@ def contrast(attribute: str, x: float, y: float, **keys: Any) -> dict[str, Any]:
 
 
 def attribute(name: str, value: float, p: float | None, **keys: Any) -> dict[str, Any]:
-    row = {"task": "identity", "attribute": name, "control": False, "unit": "nats per sd"}
+    row = {
+        "task": "identity",
+        "attribute": name,
+        "control": False,
+        "unit": "nats per sd",
+        "size": 0.25,
+    }
     ends = {"value": value, "low": value - 0.1, "high": value + 0.1, "p": p}
     return row | ends | {"n": 48, "clusters": 48} | keys
 
@@ -32,13 +38,13 @@ def drift() -> dict[str, Any]:
         contrast("weekday", 3.0, 0.1, control=True),
         contrast("age", 0.2, -0.1),
         contrast("religion", -2.0, -1.0),
-        contrast("religion", 1.0, 0.0),
+        contrast("religion", 1.0, 0.0, task="own"),
     ]
     rows[3]["drift"] |= {"low": None, "high": None}
     attributes = [
         attribute("weekday", 0.5, 0.01, control=True),
-        attribute("age", 0.2, 0.03),
         attribute("religion", 0.01, None),
+        attribute("age", 0.2, 0.03),
     ]
     clear = {"contrasts": 1, "families": 1, "agree": 1, "signed": 1, "rho": 1.0}
     found = {
@@ -56,7 +62,10 @@ def test_the_association_is_said_with_what_the_families_allow(drift: dict[str, A
     clear, every = drift_sentences(drift)
     assert clear.startswith("Preferences told from 0 (q at most 0.05): 1 of 3 contrasts.")
     assert clear.endswith("1 of 1; one family of attributes is one observation, without a test.")
-    assert "Drift in that direction: 2 of 3, p = .500; rank correlation +0.61, p = .500" in every
+    assert (
+        "Drift in the preferred direction: 2 of 3, p = .500; rank correlation +0.61, p = .500"
+        in every
+    )
     assert f"({MINUS}0.25 to +1.00 without one family)" in every
     # two families: four patterns of signs, two of them as extreme as all alike
     assert every.endswith("2 independent families of attributes: no p below 0.500 is possible.")
@@ -82,7 +91,7 @@ def test_the_strongest_preference_comes_first_and_controls_last(drift: dict[str,
     assert contrasts.rows[1].cells[4].notes == (), "no interval"
     assert f"Policy, ppo {MINUS} sft, nats" in contrasts.header
     assert [row.cells[0].text for row in attributes.rows] == ["age", "religion", "weekday"]
-    tests = [row.cells[3].text for row in attributes.rows]
+    tests = [row.cells[4].text for row in attributes.rows]
     assert tests == ["p = .030, q = .030", "", "p = .010"], "controls have no q"
     assert not contrasts.folded
 
@@ -90,7 +99,9 @@ def test_the_strongest_preference_comes_first_and_controls_last(drift: dict[str,
 def test_the_figure_leaves_controls_out_and_says_its_numbers(drift: dict[str, Any]) -> None:
     figures = drift_blocks(drift)[1]
     assert isinstance(figures, Figures)
-    (figure,) = figures.figures
+    figure, other = figures.figures
+    assert (figure.title, other.title) == ("identity", "own"), "a panel a task"
+    assert other.description.startswith("in prompt, religion, a")
     assert "weekday" not in figure.description
     assert f"{MINUS}2.00 sd, {MINUS}1.00 nats" in figure.description
     assert [name for _, name, _ in figures.legend] == ["age", "religion"]
