@@ -84,7 +84,7 @@ def _figure(drift: Drift) -> Figures:
     names = families([row["attribute"] for row in rows])
     order = list(dict.fromkeys(names.values()))
     colours = {name: min(place, len(GLYPHS) - 1) for place, name in enumerate(order)}
-    figures = []
+    figures: list[Figure] = []
     for task in dict.fromkeys(str(row["task"]) for row in rows):  # preferences differ by task
         same = [row for row in rows if row["task"] == task]
         marks = [_mark(row, colours[names[row["attribute"]]]) for row in same]
