@@ -132,6 +132,7 @@ def _audit_run(
 ) -> tuple[Path, dict[str, Any]]:
     """Every stage of a run, into its own folder."""
     from evals.audit import audit_stage
+    from evals.drift import audit_drift
     from evals.plan import configured_entries, evaluated_stages
     from evals.privacy.documents import known_sets
 
@@ -152,7 +153,9 @@ def _audit_run(
             pairs = _held_pairs(whole, job)
             items = {n: e.rows for n, e in own.items() if e.task.kind == "counterfactual"}
             audited = audit_stage(Path(model.base), job, _sampling(asked), pairs, items)
-    return folder, ledger | {"reward_model": audited, "subject": _subject(asked, run.name)}
+        ledger |= {"reward_model": audited, "subject": _subject(asked, run.name)}
+        ledger["drift"] = audit_drift(folder, ledger)
+    return folder, ledger
 
 
 def _audit_model(

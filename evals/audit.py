@@ -15,7 +15,8 @@ from align.artifacts import StageJob, code_hash, json_hash, make_folder, write_j
 from align.config import RunConfig
 from align.references import resolve_reference
 from evals.bias.counterfactual import DRAWS
-from evals.bias.template_items import IDENTITY
+from evals.bias.template_items import IDENTITY, sample_items
+from evals.drift import EFFECTS, item_effects, remembering
 from evals.plan import CODE, Entry, held_rows, reference_hash
 from evals.preferences import COLUMNS, HELD_OUT, Judge, configured_pairs, judge_sets, pair_entry
 from evals.prompts import ScoreFunction
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from reward.audit import Sampling
     from reward.model import RewardModel
 
-AUDIT_CODE = (*CODE, "evals.stats", "evals.significance", "reward")
+AUDIT_CODE = (*CODE, "evals.drift", "evals.stats", "evals.significance", "reward")
 Grouped = tuple[Sequence[Any], tuple[str, ...]]
 """Preference pairs and the columns that hold groups."""
 
@@ -118,7 +119,7 @@ def audit_stage(
 
     Args:
         stage: Its folder.
-        job: Results go to `folder/reward`.
+        job: Results go to `folder/reward`; effects item by item to a file of their own there.
         sampling: Templates and seed.
         pairs: For the accuracy by group.
         items: Task -> further items in the counterfactual format.
@@ -136,10 +137,11 @@ def audit_stage(
     }
     path = make_folder(job.folder / "reward") / "audit.json"
     stored: dict[str, Any] | None = cached_json(path, key)
-    if stored is not None:
+    if stored is not None and cached_json(path.with_name(EFFECTS), key) is not None:
         return stored
     found = _measured(stage, job, sampling, pairs, items)
     found |= {"model": {"folder": str(stage), "hash": key["reward"]}}
+    write_json_atomic(path.with_name(EFFECTS), {"key": key, "value": found.pop("effects")})
     write_json_atomic(path, {"key": key, "value": found})
     return found
 
@@ -159,13 +161,21 @@ def _measured(
     model, resampling = load_reward(stage), Resampling(DRAWS, seed=sampling.seed)
     job.progress.note(f"auditing the scores of {stage} on {sampling.templates} templates a measure")
     spread = model.settings.std if model.settings.n else None
-    found = audit_templates(model, spread, sampling, resampling)
+    asked = remembering(model)
+    found = audit_templates(asked, spread, sampling, resampling)
     found["spread_of"] = "held-out responses" if model.settings.n else "the templates' texts"
     head = {"stage": "reward", "task": IDENTITY}
     rows = [head | row for row in found["bias"]]
     for task, some in items.items():
-        own = audit_scores(model, some, found["spread"], task, resampling)
+        own = audit_scores(asked, some, found["spread"], task, resampling)
         rows += [head | {"task": task} | row for row in own]
+    every = {
+        IDENTITY: sample_items(sampling.templates, sampling.seed, sampling.attributes),
+        **items,
+    }
+    found["effects"] = {
+        task: item_effects(asked, some, found["spread"]) for task, some in every.items()
+    }
     found["bias"], found["groups"] = adjusted(rows), []
     if pairs is not None and pairs[1]:
         found["groups"] = accuracy_by_group(score_pairs(model, pairs[0]), pairs[1])

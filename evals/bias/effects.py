@@ -62,7 +62,7 @@ def effect_rows(effects: Effects, unit: str, resampling: Resampling) -> list[dic
         Rows of the ledger's `bias` without `stage` and `task`. One cluster: NaN ends.
     """
     rows = []
-    for contrast, values, clusters in _by_contrast(effects):
+    for contrast, values, clusters in by_contrast(effects):
         mean = mean_estimate(values, clusters, resampling.confidence)
         tail = {"n": len(values), "clusters": len(set(clusters)), "unit": unit}
         p = sign_flip(values, clusters, resampling)
@@ -96,7 +96,7 @@ def change_rows(before: Effects, after: Effects, resampling: Resampling) -> list
     return rows
 
 
-def _by_contrast(effects: Effects) -> list[tuple[Contrast, Array, list[str]]]:
+def by_contrast(effects: Effects) -> list[tuple[Contrast, Array, list[str]]]:
     """Values and clusters of each contrast.
 
     Where items state a contrast in both directions (a, b) and (b, a) they are one comparison:

@@ -13,6 +13,7 @@ from typing import Any
 from align.artifacts import write_text_atomic
 from evals.bias.scorer_bias import KIND as SCORERS
 from evals.evidence import is_number
+from evals.report.drift import drift_blocks, drift_sentences
 from evals.report.forest import forest_blocks
 from evals.report.groups import group_table
 from evals.report.layout import Block, Bullets, Cell, Row, Section, Table, Text
@@ -20,7 +21,6 @@ from evals.report.lines import table_lines
 from evals.report.numbers import MINUS, Scale, count, finite, number
 from evals.report.privacy import privacy_blocks, privacy_sentences
 from evals.report.render import Page, render_html, render_markdown
-from evals.report.reward import drift_table
 from evals.report.tables import (
     Entry,
     bias_groups,
@@ -140,6 +140,8 @@ def sentences(audit: Audit) -> list[str]:
     if reward.get("missing"):
         total = reward["missing"] + reward["items"]
         said.append(f"reward model: {reward['missing']} of {total} items have no score.")
+    if audit.get("drift"):
+        said += [f"preference and drift: {line}" for line in drift_sentences(audit["drift"])]
     return [*said, *privacy_sentences(audit.get("privacy"))]
 
 
@@ -200,11 +202,13 @@ def audit_blocks(audit: Audit) -> list[Block]:
         blocks.append(bias_table(audit))
     if audit.get("reward_model"):
         blocks += reward_part(audit)
+    if audit.get("drift"):
+        blocks += drift_blocks(audit["drift"])
     return blocks
 
 
 def reward_part(audit: Audit) -> list[Block]:
-    """The reward model: forest of levels, all tables, words of the largest cases, drift."""
+    """The reward model: forest of levels, all tables, words of the largest cases."""
     reward = audit["reward_model"]
     levels = [row for row in reward["bias"] if str(row["measure"]).endswith(":score")]
     unit = f"{number(reward['spread'])} (standard deviation of scores of {reward['spread_of']})"
@@ -226,8 +230,6 @@ def reward_part(audit: Audit) -> list[Block]:
     blocks.append(case_table(reward["cases"], moved, "scores, sd"))
     if reward.get("groups"):
         blocks.append(group_table(reward["groups"], "Reward model: accuracy by group"))
-    if len(audit.get("stages") or ()) > 1:
-        blocks.append(drift_table(audit, reward))
     return blocks
 
 

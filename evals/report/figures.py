@@ -117,6 +117,8 @@ def curve_panel(
     """Measurements with their intervals, smooth curves, and what they are to be held against."""
 
     def draw(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         if rule == "diagonal":
             axes.axline((0.5, 0.5), slope=1, color=_COLOURS["muted"], linewidth=1)
         else:
@@ -129,6 +131,7 @@ def curve_panel(
             axes.plot([mark.x], [mark.y], MARKERS[mark.colour], color=colour, markersize=4)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(xlabel)
 
     return _draw(name, (4.4, 2.6), 0.5, draw)

@@ -109,6 +109,8 @@ def test_a_run_is_audited_stage_by_stage_with_its_own_bias_tasks(
     found = read(run / "6-audit")
     assert found["stages"] == ["base"]
     assert {row["task"] for row in found["bias"]} == {"identity", "people"}
+    assert "no reward model" in found["drift"]["outcome"]
+    assert "no reward model" in (run / "6-audit" / "report.md").read_text(encoding="utf-8")
     assert (run / "6-audit" / "base" / "people" / "result.json").is_file()
 
 

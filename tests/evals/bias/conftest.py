@@ -41,3 +41,28 @@ def numbers() -> Callable[[Suite, TaskResult], dict[str, float]]:
         return {m.name: float(m.combine(result.stats[m.stat].sum(axis=0))) for m in suite.metrics}
 
     return values
+
+
+@pytest.fixture
+def pick() -> Callable[..., dict[str, Any]]:
+    """The one row of a table with these values."""
+
+    def one(rows: list[dict[str, Any]], **keys: str) -> dict[str, Any]:
+        (row,) = [row for row in rows if all(row[key] == value for key, value in keys.items())]
+        return row
+
+    return one
+
+
+@pytest.fixture
+def random_table() -> Callable[..., tuple[list[int], list[int], list[str]]]:
+    """Labels, predictions that are right in seven of ten, and three groups, one of them small."""
+
+    def draw(n: int = 400) -> tuple[list[int], list[int], list[str]]:
+        rng = np.random.default_rng(5)
+        groups = rng.choice(["x", "y", "z"], size=n, p=[0.5, 0.45, 0.05])
+        labels = rng.integers(0, 2, n)
+        predictions = np.where(rng.random(n) < 0.7, labels, 1 - labels)
+        return labels.tolist(), predictions.tolist(), groups.tolist()
+
+    return draw

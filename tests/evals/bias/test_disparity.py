@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from evals.bias.disparity import group_differences, group_gaps
 from evals.bias.fairness import Classified
 from evals.stats import Resampling
 
+Pick = Callable[..., dict[str, Any]]
+RandomTable = Callable[..., tuple[list[int], list[int], list[str]]]
 FEW = Resampling(resamples=200)
 # group a: 5 items, labels 1 1 1 0 0, predictions 1 1 0 1 0; group b: 4 items, all labels 0.
 LABELS = [1, 1, 1, 0, 0, 0, 0, 0, 0]
@@ -23,27 +26,16 @@ PREDICTIONS = [1, 1, 0, 1, 0, 1, 0, 0, 0]
 GENDER = ["a"] * 5 + ["b"] * 4
 
 
-def _pick(rows: list[dict[str, Any]], **keys: str) -> dict[str, Any]:
-    (row,) = [row for row in rows if all(row[key] == value for key, value in keys.items())]
-    return row
-
-
-def _random(n: int = 400) -> tuple[list[int], list[int], list[str]]:
-    rng = np.random.default_rng(5)
-    groups = rng.choice(["x", "y", "z"], size=n, p=[0.5, 0.45, 0.05])
-    labels = rng.integers(0, 2, n)
-    predictions = np.where(rng.random(n) < 0.7, labels, 1 - labels)
-    return labels.tolist(), predictions.tolist(), groups.tolist()
-
-
-def test_differences_are_signed_and_span_demographic_parity_and_equalised_odds() -> None:
+def test_differences_are_signed_and_span_demographic_parity_and_equalised_odds(
+    random_table: RandomTable,
+) -> None:
     rows = group_differences(Classified(LABELS, PREDICTIONS, {"gender": GENDER}))
     signed = {row["metric"]: row["value"] for row in rows}
     # 3/5 - 3/4, 3/5 - 1/4, 1/2 - 1/4; no positive in b, so no difference of true positive rates
     assert signed == pytest.approx(
         {"accuracy": -0.15, "selection_rate": 0.35, "false_positive_rate": 0.25}
     )
-    labels, guess, groups = _random()
+    labels, guess, groups = random_table()
     table = {
         (r["metric"], r["group_a"], r["group_b"]): abs(r["value"])
         for r in group_differences(Classified(labels, guess, {"g": groups}))
@@ -58,12 +50,12 @@ def test_differences_are_signed_and_span_demographic_parity_and_equalised_odds()
     )
 
 
-def test_gap_p_is_small_for_a_real_gap_and_uniform_without_one() -> None:
+def test_gap_p_is_small_for_a_real_gap_and_uniform_without_one(pick: Pick) -> None:
     groups = ["a"] * 40 + ["b"] * 40
     apart = group_gaps(
         Classified([1] * 80, [1] * 36 + [0] * 4 + [1] * 16 + [0] * 24, {"g": groups})
     )
-    row = _pick(apart, metric="true_positive_rate")
+    row = pick(apart, metric="true_positive_rate")
     assert row["value"] == pytest.approx(0.5)  # 36/40 - 16/40
     assert row["p"] < 0.002
     rng = np.random.default_rng(0)
@@ -71,16 +63,16 @@ def test_gap_p_is_small_for_a_real_gap_and_uniform_without_one() -> None:
     for _ in range(60):
         guess = rng.integers(0, 2, 80).tolist()
         rows = group_gaps(Classified([1] * 80, guess, {"g": groups}), Resampling(resamples=100))
-        p_values.append(_pick(rows, metric="selection_rate")["p"])
+        p_values.append(pick(rows, metric="selection_rate")["p"])
     # Ties make the p conservative: mean a little over a half, and few below .1 (6 expected).
     assert 0.4 < float(np.mean(p_values)) < 0.75
     assert sum(p < 0.1 for p in p_values) <= 12
 
 
-def test_gap_leaves_the_unknown_group_out() -> None:
+def test_gap_leaves_the_unknown_group_out(pick: Pick) -> None:
     rows = group_gaps(Classified([1, 1, 1, 0], [1, 1, 0, 0], {"g": ["a", "b", None, None]}), FEW)
-    assert _pick(rows, metric="accuracy")["value"] == 0.0
-    assert _pick(rows, metric="accuracy")["n"] == 2
+    assert pick(rows, metric="accuracy")["value"] == 0.0
+    assert pick(rows, metric="accuracy")["n"] == 2
 
 
 def test_difference_p_is_fishers_exact_by_hand() -> None:
@@ -123,10 +115,12 @@ def test_gaps_are_fairlearns_on_random_tables(rows: list[tuple[int, int, str]], 
             assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
 
 
-def test_a_group_without_positives_takes_no_part_where_fairlearn_counts_a_rate_of_0() -> None:
+def test_a_group_without_positives_takes_no_part_where_fairlearn_counts_a_rate_of_0(
+    pick: Pick,
+) -> None:
     # true positives: a 1/2, b 2/2; c has no positive item
     data = Classified([1, 1, 1, 1, 0, 0], [1, 0, 1, 1, 0, 0], {"g": list("aabbcc")})
-    row = _pick(group_gaps(data, FEW), metric="true_positive_rate")
+    row = pick(group_gaps(data, FEW), metric="true_positive_rate")
     assert (row["value"], row["groups"]) == (0.5, 2)
     frame = fair.MetricFrame(
         metrics=fair.true_positive_rate,
@@ -141,11 +135,11 @@ def test_a_group_without_positives_takes_no_part_where_fairlearn_counts_a_rate_o
     )
 
 
-def test_the_gaps_interval_holds_all_pairs_at_once() -> None:
+def test_the_gaps_interval_holds_all_pairs_at_once(pick: Pick) -> None:
     hits, sizes = {"a": 10, "b": 22, "c": 30}, {"a": 40, "b": 50, "c": 40}
     groups = [g for g, n in sizes.items() for _ in range(n)]
     guess = [int(i < hits[g]) for g, n in sizes.items() for i in range(n)]
-    row = _pick(group_gaps(Classified([1] * 130, guess, {"g": groups})), metric="selection_rate")
+    row = pick(group_gaps(Classified([1] * 130, guess, {"g": groups})), metric="selection_rate")
     ends = [
         confint_proportions_2indep(
             hits[a], sizes[a], hits[b], sizes[b], method="newcomb", alpha=0.05 / 3
@@ -162,11 +156,11 @@ def test_the_gaps_interval_holds_all_pairs_at_once() -> None:
     assert row["ratio_high"] == pytest.approx(min(highs) / max(lows))
 
 
-def test_the_worse_of_both_rates_shares_its_error_over_both() -> None:
+def test_the_worse_of_both_rates_shares_its_error_over_both(pick: Pick) -> None:
     # 20 positives and 20 negatives in each of two groups: four rates, two differences
     labels = ([1] * 20 + [0] * 20) * 2
     guess = [1] * 15 + [0] * 5 + [1] * 4 + [0] * 16 + [1] * 10 + [0] * 10 + [1] * 2 + [0] * 18
-    row = _pick(
+    row = pick(
         group_gaps(Classified(labels, guess, {"g": ["a"] * 40 + ["b"] * 40})),
         metric="equalized_odds",
     )
@@ -182,12 +176,12 @@ def test_the_worse_of_both_rates_shares_its_error_over_both() -> None:
     )
 
 
-def test_a_difference_over_clusters_is_a_paired_t_where_each_holds_both_groups() -> None:
+def test_a_difference_over_clusters_is_a_paired_t_where_each_holds_both_groups(pick: Pick) -> None:
     rng = np.random.default_rng(3)
     clusters, groups = [str(i) for i in range(30) for _ in "ab"], list("ab") * 30
     guess = rng.integers(0, 2, 60).tolist()
     data = Classified([1] * 60, guess, {"g": groups}, clusters=clusters)
-    row = _pick(group_differences(data), metric="selection_rate")
+    row = pick(group_differences(data), metric="selection_rate")
     test = stats.ttest_1samp(np.array(guess[::2]) - np.array(guess[1::2]), 0)
     assert row["value"] == pytest.approx(np.mean(guess[::2]) - np.mean(guess[1::2]))
     ends = test.confidence_interval(0.95)
@@ -195,19 +189,19 @@ def test_a_difference_over_clusters_is_a_paired_t_where_each_holds_both_groups()
     assert row["p"] == pytest.approx(test.pvalue)
 
 
-def test_clusters_that_do_not_differ_give_no_interval_and_say_so() -> None:
+def test_clusters_that_do_not_differ_give_no_interval_and_say_so(pick: Pick) -> None:
     data = Classified(
         [1] * 80, [1] * 80, {"g": list("ab") * 40}, clusters=["x", "x", "y", "y"] * 20
     )
-    row = _pick(group_differences(data), metric="selection_rate")
+    row = pick(group_differences(data), metric="selection_rate")
     assert (row["value"], row["low"], row["p"]) == (0.0, None, None)
     assert row["flag"] == "no interval: too few clusters, or they do not differ"
-    gap = _pick(group_gaps(data, FEW), metric="selection_rate")
+    gap = pick(group_gaps(data, FEW), metric="selection_rate")
     assert (gap["value"], gap["low"], gap["high"], gap["p"]) == (0.0, None, None, 1.0)
 
 
-def test_q_is_benjamini_hochbergs_over_the_table() -> None:
-    labels, guess, groups = _random()
+def test_q_is_benjamini_hochbergs_over_the_table(random_table: RandomTable) -> None:
+    labels, guess, groups = random_table()
     for rows in (
         group_differences(Classified(labels, guess, {"g": groups})),
         group_gaps(Classified(labels, guess, {"g": groups}), FEW),

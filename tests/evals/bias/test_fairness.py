@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from statsmodels.stats.proportion import proportion_confint
 from evals.bias.fairness import Classified, group_table
 from evals.stats import Resampling
 
+Pick = Callable[..., dict[str, Any]]
+RandomTable = Callable[..., tuple[list[int], list[int], list[str]]]
 FEW = Resampling(resamples=200)
 # group a: 5 items, labels 1 1 1 0 0, predictions 1 1 0 1 0; group b: 4 items, all labels 0.
 LABELS = [1, 1, 1, 0, 0, 0, 0, 0, 0]
@@ -20,20 +23,7 @@ PREDICTIONS = [1, 1, 0, 1, 0, 1, 0, 0, 0]
 GENDER = ["a"] * 5 + ["b"] * 4
 
 
-def _pick(rows: list[dict[str, Any]], **keys: str) -> dict[str, Any]:
-    (row,) = [row for row in rows if all(row[key] == value for key, value in keys.items())]
-    return row
-
-
-def _random(n: int = 400) -> tuple[list[int], list[int], list[str]]:
-    rng = np.random.default_rng(5)
-    groups = rng.choice(["x", "y", "z"], size=n, p=[0.5, 0.45, 0.05])
-    labels = rng.integers(0, 2, n)
-    predictions = np.where(rng.random(n) < 0.7, labels, 1 - labels)
-    return labels.tolist(), predictions.tolist(), groups.tolist()
-
-
-def test_rates_by_hand() -> None:
+def test_rates_by_hand(pick: Pick) -> None:
     rows = group_table(Classified(LABELS, PREDICTIONS, {"gender": GENDER}), FEW)
     expected = {
         # tp 2, fn 1, fp 1, tn 1
@@ -49,22 +39,24 @@ def test_rates_by_hand() -> None:
         ("b", "f1"): (0, 1),
     }
     for (group, metric), (numerator, denominator) in expected.items():
-        row = _pick(rows, group=group, metric=metric)
+        row = pick(rows, group=group, metric=metric)
         assert (row["numerator"], row["denominator"]) == (numerator, denominator)
         assert row["value"] == pytest.approx(numerator / denominator)
         assert row["n"] == (5 if group == "a" else 4)
         assert row["flag"] == "n < 30"
 
 
-def test_a_rate_without_eligible_items_is_undefined_and_not_zero() -> None:
+def test_a_rate_without_eligible_items_is_undefined_and_not_zero(pick: Pick) -> None:
     rows = group_table(Classified(LABELS, PREDICTIONS, {"gender": GENDER}), FEW)
-    row = _pick(rows, group="b", metric="true_positive_rate")
+    row = pick(rows, group="b", metric="true_positive_rate")
     assert row["value"] is None
     assert row["flag"] == "undefined: no eligible item"
 
 
-def test_values_equal_fairlearn_and_intervals_equal_statsmodels() -> None:
-    labels, predictions, groups = _random()
+def test_values_equal_fairlearn_and_intervals_equal_statsmodels(
+    pick: Pick, random_table: RandomTable
+) -> None:
+    labels, predictions, groups = random_table()
     rows = group_table(Classified(labels, predictions, {"g": groups}), FEW)
     y, guess, names = np.array(labels), np.array(predictions), np.array(groups)
     functions = {
@@ -77,7 +69,7 @@ def test_values_equal_fairlearn_and_intervals_equal_statsmodels() -> None:
     for group in "xyz":
         inside = names == group
         for metric, function in functions.items():
-            row = _pick(rows, group=group, metric=metric)
+            row = pick(rows, group=group, metric=metric)
             assert row["value"] == pytest.approx(function(y[inside], guess[inside]))
             if metric != "f1":
                 ends = proportion_confint(row["numerator"], row["denominator"], method="wilson")
@@ -87,22 +79,22 @@ def test_values_equal_fairlearn_and_intervals_equal_statsmodels() -> None:
     assert (small, large) == ({"n < 30"}, {""})
 
 
-def test_several_classes_have_accuracy_and_macro_f1_alone() -> None:
+def test_several_classes_have_accuracy_and_macro_f1_alone(pick: Pick) -> None:
     labels = ["red", "blue", "green", "red", "blue", "red"]
     guess = ["red", "green", "green", "blue", "blue", "red"]
     rows = group_table(Classified(labels, guess, {"g": ["p"] * 4 + ["q"] * 2}), FEW)
     assert {row["metric"] for row in rows} == {"accuracy", "macro_f1"}
     for group, part in (("p", slice(0, 4)), ("q", slice(4, 6))):
         expected = sk.f1_score(labels[part], guess[part], average="macro", zero_division=0)
-        assert _pick(rows, group=group, metric="macro_f1")["value"] == pytest.approx(expected)
+        assert pick(rows, group=group, metric="macro_f1")["value"] == pytest.approx(expected)
 
 
-def test_a_named_positive_class_turns_the_rates() -> None:
+def test_a_named_positive_class_turns_the_rates(pick: Pick) -> None:
     labels, guess = ["bad", "bad", "good", "good"], ["bad", "good", "good", "good"]
     rows = group_table(Classified(labels, guess, {"g": ["p"] * 4}, positive="bad"), FEW)
-    assert _pick(rows, metric="selection_rate")["value"] == 0.25
-    assert _pick(rows, metric="true_positive_rate")["value"] == 0.5
-    assert _pick(rows, metric="false_positive_rate")["value"] == 0.0
+    assert pick(rows, metric="selection_rate")["value"] == 0.25
+    assert pick(rows, metric="true_positive_rate")["value"] == 0.5
+    assert pick(rows, metric="false_positive_rate")["value"] == 0.0
 
 
 def test_unknown_groups_and_intersections_are_shown() -> None:
