@@ -111,7 +111,7 @@ def test_true_and_measured_effects_grow_with_the_knob_and_are_covered(
     found = script.text_summary(rows)
     assert found["pairs_of_seed_and_size"] == 4
     assert found["grows"]
-    assert found["true_effect_by_knob"]["8.0"] > found["true_effect_by_knob"]["0.0"] + 0.2
+    assert found["true_effect_by_knob"]["8.0"] > found["true_effect_by_knob"]["0.0"] + 0.1
     assert found["coverage_by"]["text"]["n"] == found["coverage_by"]["offset"]["n"] == 4
     assert found["coverage"] >= 6 / 8
     assert found["power"]["4.0"] == 1
