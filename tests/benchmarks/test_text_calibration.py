@@ -160,6 +160,8 @@ def test_the_summary_by_hand(
     assert found["true_effect_by_knob"] == pytest.approx({"0.0": 0.1, "1.0": 1.1})
     assert found["measured_effect_by_knob"] == pytest.approx({"0.0": 0.2, "1.0": 1.2})
     assert found["grows"]
+    # fewer than 5 % are no evidence of more
+    assert script.alarm_rate({"text": [{"alarm": False}] * 100})["false_alarms_p"] == 1
     falling = [r | {"value": -r["value"]} for r in rows]
     assert not script.text_summary(falling)["grows"]
 
