@@ -111,7 +111,7 @@ def test_a_changed_reward_function_makes_ppo_and_evaluation_stale(
     module.write_text("def one(completions, **_): return [1.0] * len(completions)\n")
     words.write_text("darn\n")
     options = {"file": "words.txt"}
-    settings = document() | {"reward": None, "sft": None}
+    settings = document() | {"reward": None, "sft": None, "evals": {"tasks": {}}}
     settings["ppo"]["rewards"] = [
         {"function": "my_rewards:one"},
         {"function": "profanity_penalty", "options": options},
