@@ -9,6 +9,7 @@ from align.artifacts import StageRecord, code_hash, path_hash
 from align.config import RunConfig
 from align.references import ModelReference
 from align.stages import Stage, model_of, sources
+from reward.files import gold_input, place_hash, reward_inputs
 
 
 def stage_record(config: RunConfig, run: Path, stage: Stage, command: str) -> StageRecord:
@@ -39,16 +40,11 @@ def _model_inputs(config: RunConfig, run: Path, stage: Stage) -> dict[str, dict[
         places = [reference.base, *reference.adapters]
         for number, place in enumerate(places):
             key = role if len(places) == 1 else f"{role}.{number}"
-            inputs[key] = {"path": _relative(place, run / stage.folder), "hash": _hash(place)}
-    gold = config.ppo.gold if config.ppo is not None else None
-    if gold is not None and stage.name in ("ppo", "evals"):
-        inputs["gold"] = {"path": _relative(gold, run / stage.folder), "hash": _hash(gold)}
+            inputs[key] = {"path": _relative(place, run / stage.folder), "hash": place_hash(place)}
+    if stage.name in ("ppo", "evals"):
+        for key, gold in gold_input(config).items():
+            inputs[key] = gold | {"path": _relative(gold["path"], run / stage.folder)}
     return inputs
-
-
-def _hash(place: str) -> str:
-    """Content hash of a local model; a hub id stands for itself."""
-    return path_hash(Path(place)) if os.path.exists(place) else f"hub:{place}"
 
 
 def _relative(place: str, folder: Path) -> str:
@@ -59,30 +55,14 @@ def _relative(place: str, folder: Path) -> str:
 def _data_inputs(config: RunConfig, stage: Stage) -> dict[str, dict[str, str]]:
     """Path and hash of every data file and task definition a stage reads."""
     inputs = _definition_inputs(config) if stage.name == "evals" else {}
-    if stage.name == "ppo":
-        inputs |= _reward_inputs(config)
+    if stage.name in ("ppo", "evals"):
+        inputs |= reward_inputs(config)
     for key, (source, _) in sources(config, stage.name).items():
         if source.path is not None:
             path = Path(config.data.root or ".") / source.path
             if path.exists():  # otherwise reading it says what is missing
                 inputs[key] = {"path": source.path, "hash": path_hash(path)}
     return inputs
-
-
-def _reward_inputs(config: RunConfig) -> dict[str, dict[str, str]]:
-    """Path and hash of the user's own reward functions, and of files and folders in options."""
-    found: dict[str, Path] = {}
-    for place, term in enumerate(config.ppo.rewards if config.ppo else ()):
-        for depth, entry in enumerate(term.nested()):
-            key = f"ppo.rewards.{place}" + ".of" * depth
-            module, colon, _ = entry.function.partition(":")
-            if colon:  # one that cannot be found is told when it is imported
-                file = Path(*module.split("."))
-                file = file if file.is_dir() else file.with_suffix(".py")
-                if file.exists():
-                    found[key] = file
-            found |= {f"{key}.{name}": path for name, path in entry.paths().items()}
-    return {key: {"path": str(path), "hash": path_hash(path)} for key, path in found.items()}
 
 
 def _definition_inputs(config: RunConfig) -> dict[str, dict[str, str]]:

@@ -179,7 +179,7 @@ STAGES = (
         "reward",
         "3-reward",
         run_reward,
-        (*TRAIN_CODE, "reward"),
+        (*TRAIN_CODE, "align.generation", "evals.engine", "reward"),
         {"base": "sft"},
         check=check_reward,
     ),
@@ -226,7 +226,7 @@ def _reward_sources(section: RewardConfig) -> dict[str, tuple[SourceConfig, str]
     found = {}
     if section.augment is not None and section.augment.path is not None:
         found["reward.augment"] = (SourceConfig(path=section.augment.path), "table")
-    if section.normalise is not None:
+    if section.normalise is not None and section.normalise.data is not None:
         found["reward.normalise.data"] = (section.normalise.data, "instructions")
     return found
 

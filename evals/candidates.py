@@ -18,7 +18,7 @@ from align.config import RunConfig
 from align.references import ModelReference
 from evals.overoptimisation import best_of_n, over_training
 from evals.plan import Entry, model_key, open_engine
-from evals.prompts import PromptsTask
+from evals.prompts import TOTAL, PromptsTask
 from evals.samples import cached_json
 from evals.task import TaskResult
 
@@ -48,14 +48,15 @@ def best_of_entry(config: RunConfig, job: StageJob, prompts: Entry) -> dict[str,
     Args:
         config: Its `evals.best_of` is N.
         job: Results go below its folder.
-        prompts: The held-out prompts; the task's rewards are the proxy and gold.
+        prompts: The held-out prompts; PPO's score is the proxy.
 
     Raises:
         UserError: No prompt could be answered, or a score is not finite.
     """
     assert config.evals is not None
     n, task = config.evals.best_of, prompts.task
-    if n < 2 or not isinstance(task, PromptsTask) or "reward" not in task.scores:
+    proxy = TOTAL if isinstance(task, PromptsTask) and task.total else "reward"
+    if n < 2 or not isinstance(task, PromptsTask) or proxy not in task.named:
         return None
     stage = "sft" if config.sft is not None else "base"
     path = job.folder / stage / FILE
@@ -66,12 +67,14 @@ def best_of_entry(config: RunConfig, job: StageJob, prompts: Entry) -> dict[str,
         engine = open_engine(config, job, stage)
         engine.progress, engine.label = job.progress, f"{stage}/best of {n}"
         rows = [row for row in prompts.rows for _ in range(n)]
-        scores = table(task.evaluate(engine, rows), n)
+        names = {"proxy": proxy} | ({"gold": "gold"} if "gold" in task.named else {})
+        scores = table(task.evaluate(engine, rows), n, names)
         engine.close()
         if job.team.main:
             write_json_atomic(path, {"key": key, "value": scores})
-    named = {"reward": "proxy", "gold": "gold"}
-    found = best_of_n({named[k]: np.array(v) for k, v in scores.items()}, config.evals.confidence)
+    if not scores["proxy"]:
+        return None
+    found = best_of_n({k: np.array(v) for k, v in scores.items()}, config.evals.confidence)
     return found | {"stage": stage}
 
 
@@ -87,12 +90,16 @@ def training_entry(policy: ModelReference, confidence: float) -> dict[str, Any] 
     return over_training(rows, confidence) if len(rows) > 1 else None
 
 
-def table(result: TaskResult, n: int) -> Mapping[str, list[list[float]]]:
-    """Scores by reward, one list a prompt; the responses of a prompt follow each other."""
-    kept = ("reward", "gold")
-    columns = {k: [sample["scores"].get(k) for sample in result.samples] for k in kept}
-    return {
-        name: [values[start : start + n] for start in range(0, len(values), n)]
-        for name, values in columns.items()
-        if None not in values
-    }
+def table(result: TaskResult, n: int, names: Mapping[str, str]) -> dict[str, list[list[float]]]:
+    """Scores by reward, one list a prompt; the responses of a prompt follow each other.
+
+    Args:
+        result: Of the prompts, each `n` times.
+        n: Responses a prompt.
+        names: Reward -> the score's name. A prompt with a response that one has no score for is
+            left out.
+    """
+    columns = [[sample["scores"][name] for sample in result.samples] for name in names.values()]
+    scores = np.array(columns, dtype=np.float64).reshape(len(names), -1, n)
+    kept = scores[:, np.isfinite(scores).all(axis=(0, 2))]
+    return dict(zip(names, kept.tolist(), strict=True))

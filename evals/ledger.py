@@ -248,14 +248,13 @@ def sample_table(results: Results) -> Table:
     rows = []
     for by_stage in answers.values():
         scores = {stage: sample["scores"] for stage, sample in by_stage.items()}
-        gold = {stage: values["gold"] for stage, values in scores.items() if "gold" in values}
+        own = {s: v.get("score", v.get("reward")) for s, v in scores.items()}
+        gold = {s: v["gold"] for s, v in scores.items() if "gold" in v}
         rows.append(
             {
                 "prompt": next(iter(by_stage.values()))["prompt"],
                 "responses": {stage: sample["response"] for stage, sample in by_stage.items()},
-                "scores": {
-                    s: values["reward"] for s, values in scores.items() if "reward" in values
-                },
+                "scores": {s: score for s, score in own.items() if score is not None},
                 "gold": gold or None,
             }
         )

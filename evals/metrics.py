@@ -37,6 +37,12 @@ def value_rows(values: Sequence[float] | Array) -> Array:
     return np.stack([column, np.ones_like(column)], axis=1)
 
 
+def spoken_rows(values: Array) -> Array:
+    """Rows [value, 1] (n, 2) of a mean over the items that have a value; [0, 0] for NaN."""
+    there = np.isfinite(values)
+    return np.stack([np.where(there, values, 0.0), there.astype(np.float64)], axis=1)
+
+
 def mean_metric(name: str, stat: str, better: Better, definition: str) -> Metric:
     """The mean of values; rows from `value_rows`."""
     return Metric(name, stat, ratio, better, definition, "mean")

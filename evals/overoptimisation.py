@@ -164,12 +164,14 @@ def over_training(rows: Sequence[dict[str, Any]], confidence: float = 0.95) -> d
 
     Args:
         rows: One an evaluation: update, kl, scores and gold (lists over the same prompts; gold is
-            empty where there is none). The first is the start.
+            empty where there is none). The first is the start. A prompt to whose response one has
+            no score (None) is left out.
         confidence: Coverage.
     """
     kl = np.array([row["kl"] for row in rows])
-    rewards = {"proxy": np.array([row["scores"] for row in rows])}
-    if all(row["gold"] for row in rows):
-        rewards["gold"] = np.array([row["gold"] for row in rows])
+    names = {"proxy": "scores"} | ({"gold": "gold"} if all(row["gold"] for row in rows) else {})
+    scores = np.array([[row[key] for row in rows] for key in names.values()], dtype=np.float64)
+    kept = scores[:, :, np.isfinite(scores).all(axis=(0, 1))]
+    rewards = dict(zip(names, kept, strict=True))
     courses = {name: Course(kl, own, float(own[0].std())) for name, own in rewards.items()}
     return optimisation(courses, [{"update": row["update"]} for row in rows], "rl", confidence)

@@ -7,7 +7,7 @@ intervals are not in it: they change no stored row.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,14 @@ from align.artifacts import StageJob, code_hash, json_hash, path_hash
 from align.config import RunConfig
 from align.data.sources import load_rows
 from align.data.splits import split_holdout
-from align.references import ModelReference, resolve_reference
+from align.references import ModelReference
 from evals.bias.open_generation import OpenTask
 from evals.bias.open_prompts import EMBEDDED, embedded_prompts
 from evals.bias.scorer_bias import KIND as SCORERS
 from evals.bias.scorer_bias import ScorersTask, neutral_items
 from evals.bias.suite import SuiteTask, draw_clusters
 from evals.prompts import NAME as PROMPTS
-from evals.prompts import Answering, PromptsTask, ScoreFunction
+from evals.prompts import Answering, PromptsTask
 from evals.robustness import perturbed_task
 from evals.task import Row, Task, item_ids
 from evals.tasks import build_task
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from align.config import SourceConfig, TaskConfig
     from align.data.formats import Kind
     from evals.engine import Engine
+    from evals.rewards import Scoring
 
 CODE = (
     "align.data.encoding",
@@ -65,11 +66,25 @@ CODE = (
     "evals.sharing",
     "evals.stops",
     "align.data.world_people",
+    "align.ppo.scale",
+    "align.ppo.scoring",
+    "align.ppo.terms",
+    "reward.answers",
+    "reward.classifier",
+    "reward.combine",
+    "reward.counterfactual",
+    "reward.encoder",
+    "reward.ensemble",
+    "reward.functions",
+    "reward.gold",
+    "reward.lexical",
+    "reward.load",
+    "reward.members",
     "reward.model",
     "reward.parts",
-    "reward.classifier",
-    "reward.lexical",
     "reward.scorer",
+    "reward.total",
+    "reward.upper",
 )
 """Modules that decide a stored row."""
 STAGES = ("base", "sft", "ppo")
@@ -199,9 +214,7 @@ def scorers_entry(scorers: Mapping[str, str], judges: Mapping[str, Any]) -> Entr
     return Entry(ScorersTask(scorers, identities), rows, record, settings)
 
 
-def prompts_entry(
-    config: RunConfig, job: StageJob, scores: Mapping[str, Callable[[], ScoreFunction]]
-) -> Entry | None:
+def prompts_entry(config: RunConfig, job: StageJob, scoring: Scoring) -> Entry | None:
     """Held-out PPO prompts, answered under PPO's settings; None where the run has none."""
     if config.evals is None or config.evals.prompts == 0 or config.ppo is None:
         return None
@@ -213,12 +226,9 @@ def prompts_entry(
         max_new_tokens=config.ppo.response_length,
         seed=config.seed,
     )
-    settings: dict[str, Any] = asdict(answering) | {"scores": sorted(scores)}
-    if "reward" in scores:
-        folder = job.inputs["reward"].base
-        settings["reward"] = reference_hash(resolve_reference(folder))
-    task = PromptsTask(answering, scores)
-    return Entry(task, rows, record | {"rows": len(rows)}, settings | {"kind": PROMPTS})
+    task = PromptsTask(answering, scoring.scores, scoring.total)
+    settings = asdict(answering) | {"scores": sorted(task.named), "kind": PROMPTS}
+    return Entry(task, rows, record | {"rows": len(rows)}, settings | dict(scoring.settings))
 
 
 def held_rows(

@@ -1,8 +1,10 @@
 """Held-out prompts: every stage answers them, and reward functions score the answers.
 
 The same prompts, temperature and length limit as in PPO, so the numbers are those PPO worked on.
-`reward` is the reward model's own view; `gold` is the world's unbiased rule, where there is one:
-a reward that rises while gold falls is over-optimisation (Gao 2022, 2210.10760).
+`reward` is the reward model's own view, `score/NAME` that of one of PPO's reward functions, and
+`score` what PPO added up from them. `gold` is the world's unbiased rule, where there is one: a
+score that rises while gold falls is over-optimisation (Gao 2022, 2210.10760). Functions are asked
+as in PPO, and what they say nothing of is left out of their mean.
 """
 
 from __future__ import annotations
@@ -16,17 +18,25 @@ import numpy as np
 
 from align.data.encoding import decode_response, encode_prompt
 from align.errors import UserError
-from evals.metrics import mean_metric, ratio, value_rows
+from evals.metrics import mean_metric, ratio, spoken_rows, value_rows
 from evals.stats import Array
 from evals.task import Metric, Row, TaskResult, item_ids
 from evals.tasks.asking import require_items, require_scored
 
 if TYPE_CHECKING:
+    from align.generation import Response
     from evals.engine import Engine
 
 ScoreFunction = Callable[..., Sequence[float | None]]
 """(prompts, completions, **columns) -> one score a response."""
-NAME = "prompts"
+Total = Callable[[Mapping[str, Array]], Array]
+"""Scores (n,) by name, NaN where a function said nothing -> what they add up to, (n,)."""
+NAME, TOTAL, PART = "prompts", "score", "score/"
+ALWAYS = {
+    "reward": "the reward model's score in standard deviations of its scores",
+    "gold": "the gold reward, which is only watched",
+}
+"""Scores that every response has."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +55,17 @@ class PromptsTask:
 
     answering: Answering
     scores: Mapping[str, Callable[[], ScoreFunction]]
-    """Name (reward, gold) -> maker of the function; called when something is to be scored."""
+    """Name (reward, gold, score/NAME) -> maker of the function; called when one is to be scored."""
+    total: Total | None = None
+    """PPO's score, where it is not the reward model's alone."""
     name: str = NAME
     kind: str = "prompts"
     title: str = "Responses to held-out prompts"
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Every score of a response."""
+        return (*([TOTAL] if self.total else []), *self.scores)
 
     @property
     def decoding(self) -> str:
@@ -63,22 +80,16 @@ class PromptsTask:
     def definition(self) -> str:
         """How an item is scored."""
         text = f"One response to each prompt, {self.decoding}; its length in tokens without EOS"
-        named = {
-            "reward": "; reward = the reward model's score in standard deviations of its scores",
-            "gold": "; gold = the unbiased rule of the generated world",
-        }
-        return text + "".join(named.get(name, f"; {name}") for name in self.scores)
+        return text + "".join(f"; {name} = {_meaning(name)}" for name in self.named)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """Mean scores, mean length, share of finished responses."""
-        texts = {
-            "reward": "mean score of the reward model",
-            "gold": "mean score of the world's rule",
-        }
         means = [
-            mean_metric(name, name, "higher", texts.get(name, f"mean {name}"))
-            for name in self.scores
+            mean_metric(name, name, "higher", f"mean of {_meaning(name)}")
+            if name in ALWAYS
+            else Metric(name, name, ratio, "higher", f"mean of {_meaning(name)}", "ratio")
+            for name in self.named
         ]
         length = mean_metric("length", "length", "none", "mean tokens of a response without EOS")
         done = "responses that end by themselves / responses"
@@ -111,51 +122,64 @@ class PromptsTask:
         finished = [response.finished for response in drawn]
         lengths = [len(r.ids) - int(r.finished) for r in drawn]
         # One process scores: the others need no reward model.
-        columns = {
-            name: engine.team.from_main(partial(self._score, name, used, answers))
-            for name in self.scores
-        }
-        columns |= {"length": np.array(lengths, float), "finished": np.array(finished, float)}
+        columns = engine.team.from_main(partial(self._scored, used, drawn, answers))
+        stats = {name: spoken_rows(values) for name, values in columns.items()}
+        stats |= {"length": value_rows(lengths), "finished": value_rows(finished)}
         prompts = self.texts(used)
         return TaskResult(
             ids=tuple(ids[place] for place in places),
-            stats={name: value_rows(values) for name, values in columns.items()},
+            stats=stats,
             samples=[
                 {
                     "prompt": prompt,
                     "response": answer,
                     "length": lengths[index],
                     "finished": finished[index],
-                    "scores": {name: float(columns[name][index]) for name in self.scores},
+                    "scores": {name: _said(columns[name][index]) for name in self.named},
                 }
                 for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
             ],
             missing=missing,
         )
 
-    def _score(self, name: str, rows: Sequence[Row], answers: Sequence[str]) -> Array:
-        """Scores (n,) of the answers by one function.
+    def _scored(
+        self, rows: Sequence[Row], drawn: Sequence[Response], answers: Sequence[str]
+    ) -> dict[str, Array]:
+        """Scores (n,) of the answers by name, NaN where a function says nothing.
 
         Raises:
-            UserError: A score is not finite.
+            UserError: A function fails, or gives something else than finite numbers and None.
         """
-        prompts = [row["prompt"] for row in rows]
+        from reward.total import ask_function
+
         names = sorted({key for row in rows for key in row} - {"prompt"})
         columns: dict[str, list[Any]] = {key: [row.get(key) for row in rows] for key in names}
-        # A conversational prompt is answered by a message, as in TRL.
-        completions: list[Any] = [
-            answer if isinstance(prompt, str) else [{"role": "assistant", "content": answer}]
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        values = np.asarray(self.scores[name]()(prompts, completions, **columns), dtype=np.float64)
-        if not np.isfinite(values).all():
-            place = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise UserError(
-                f"{name} gave {values[place]} for the response {answers[place]!r}",
-                where=f"task {self.name}",
-                allowed="finite scores",
-            )
-        return values
+        columns["completion_ids"] = [list(response.ids) for response in drawn]  # as in TRL
+        prompts = [row["prompt"] for row in rows]
+        found = {}
+        for name, make in self.scores.items():
+            found[name] = ask_function(_own(name), make(), prompts, answers, columns)
+            if name in ALWAYS and np.isnan(found[name]).any():
+                raise UserError(f"{name} is silent on a response", where=f"task {self.name}")
+        return found if self.total is None else {TOTAL: self.total(found)} | found
+
+
+def _meaning(name: str) -> str:
+    """A score in words."""
+    if name == TOTAL:
+        return "the weighted sum that PPO trained on, on the scales it ended with"
+    said = f"what the reward function {_own(name)} says, without weight and scale"
+    return ALWAYS.get(name, said)
+
+
+def _own(name: str) -> str:
+    """PPO's name of a function."""
+    return name.removeprefix(PART)
+
+
+def _said(score: float) -> float | None:
+    """A score for readers; None where nothing was said."""
+    return None if np.isnan(score) else float(score)
 
 
 def _plain(prompt: str | Sequence[Mapping[str, Any]]) -> str:

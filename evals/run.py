@@ -8,7 +8,7 @@ writes results.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +36,7 @@ from evals.plan import (
 from evals.prompts import NAME as PROMPTS
 from evals.prompts import ScoreFunction
 from evals.requests import Request
+from evals.rewards import scoring
 from evals.samples import cached_json, save_result, stored_result
 from evals.stats import Resampling
 from evals.stored import RESULT
@@ -85,13 +86,8 @@ def run_evals(config: RunConfig, job: StageJob, gold: ScoreFunction | None = Non
     section = config.evals
     assert section is not None
     rewards = reward_model(config, job)
-    scores: dict[str, Callable[[], ScoreFunction]] = {}
-    if rewards is not None:
-        scores["reward"] = rewards.normalised
-    if gold is not None:
-        scores["gold"] = lambda: gold
     entries = configured_entries(config, job)
-    prompts = prompts_entry(config, job, scores)
+    prompts = prompts_entry(config, job, scoring(config, job, rewards, gold))
     if prompts is not None:
         entries[PROMPTS] = prompts
     run = _Run(config, job, entries)

@@ -20,7 +20,7 @@ from evals.bias.open_generation import OpenTask
 from evals.bias.scorer_bias import KIND as SCORERS
 from evals.bias.scorer_bias import ScorersTask
 from evals.prompts import NAME as PROMPTS
-from evals.prompts import Answering, PromptsTask, ScoreFunction
+from evals.prompts import TOTAL, Answering, PromptsTask
 from evals.samples import MANIFEST, SAMPLES, STATS, stored_result
 from evals.schema import Definition
 from evals.shots import Asking
@@ -60,7 +60,10 @@ class Stored:
         if settings.get("kind") == PROMPTS:
             fields = ("temperature", "max_prompt_length", "max_new_tokens", "seed")
             answering = Answering(**{field: settings[field] for field in fields})
-            return PromptsTask(answering, dict.fromkeys(settings["scores"], _gone))
+            named = list(settings["scores"])
+            total = _gone if TOTAL in named else None
+            functions = dict.fromkeys((name for name in named if name != TOTAL), _gone)
+            return PromptsTask(answering, functions, total)
         if settings.get("kind") == PREFERENCE:
             return PreferenceTask(_gone, name, tuple(settings["by"]))
         if settings.get("kind") == BORROWED:
@@ -126,7 +129,7 @@ def stored_models(place: Path) -> dict[str, dict[str, Stored]]:
     return found
 
 
-def _gone() -> ScoreFunction:
+def _gone(*_: Any) -> Any:
     """Stands for a reward function: its scores are stored."""
     raise NotImplementedError("a stored task scores nothing")
 

@@ -35,6 +35,7 @@ from reward.functions import (
     token_count,
 )
 from reward.lexical import language, profanity_penalty, vader_sentiment
+from reward.scorer import scorer
 
 if TYPE_CHECKING:
     from align.ppo.terms import RewardTerm
@@ -53,6 +54,7 @@ FUNCTIONS: Mapping[str, Callable[..., RewardFunction]] = {
     "refusal": refusal,
     "repetition_penalty": repetition_penalty,
     "rouge_l": rouge_l,
+    "scorer": scorer,
     "token_count": token_count,
     "vader_sentiment": vader_sentiment,
 }

@@ -61,6 +61,8 @@ def counterfactual_penalty(
         same = [completions[row] for row in rows]
         answers = [_swapped(c, replaced) for c in same] if swap == "pair" and replaced else same
         part = {name: [values[row] for row in rows] for name, values in columns.items()}
+        if swap == "pair":  # the tokens of a swapped response are not known
+            part.pop("completion_ids", None)
         before = of(prompts=[prompts[row] for row in rows], completions=same, **part)
         after = of(prompts=[others[row] for row in rows], completions=answers, **part)
         for row, s, s_swapped in zip(rows, before, after, strict=True):

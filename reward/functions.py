@@ -17,7 +17,7 @@ from align.errors import UserError
 
 Completion = str | Sequence[Mapping[str, str]]
 RewardFunction = Callable[..., Sequence[float | None]]
-Unit = Literal["words", "characters"]
+Unit = Literal["words", "characters", "tokens"]
 Place = Literal["anywhere", "start", "whole"]
 
 
@@ -59,14 +59,19 @@ def text_reward(
 
 
 def length_penalty(target: int, unit: Unit = "words") -> RewardFunction:
-    """Minus the relative distance to a length: -|length - target| / target, at most 0."""
+    """Minus the relative distance to a length: -|length - target| / target, at most 0.
+
+    Args:
+        target: Wanted length.
+        unit: What is counted; `tokens` are those that the policy sampled, its EOS included.
+    """
     _require(target > 0, "length_penalty.target", target, "at least 1")
-
-    def score(text: str) -> float:
-        return -abs(_length(text, unit) - target) / target
-
-    return text_reward(
-        f"length_penalty_{target}", score, "length_penalty", target=target, unit=unit
+    return _length_reward(
+        f"length_penalty_{target}",
+        lambda length: -abs(length - target) / target,
+        unit,
+        signed_as="length_penalty",
+        target=target,
     )
 
 
@@ -77,20 +82,20 @@ def overlong_penalty(limit: int, margin: int, unit: Unit = "words") -> RewardFun
         (limit - margin - length) / margin    in between
         -1                                length > limit
 
-    The paper counts tokens; a reward function sees text.
+    The paper counts tokens.
 
     Args:
         limit: Longest length.
         margin: Length before the limit over which the penalty grows.
-        unit: What is counted.
+        unit: See `length_penalty`.
     """
     _require(0 < margin <= limit, "overlong_penalty.margin", margin, f"1 to the limit ({limit})")
 
-    def score(text: str) -> float:
-        over = _length(text, unit) - (limit - margin)
+    def score(length: int) -> float:
+        over = length - (limit - margin)
         return -min(max(over / margin, 0.0), 1.0)
 
-    return text_reward("overlong_penalty", score, limit=limit, margin=margin, unit=unit)
+    return _length_reward("overlong_penalty", score, unit, limit=limit, margin=margin)
 
 
 def token_count(word: str) -> RewardFunction:
@@ -150,8 +155,31 @@ def refusal() -> RewardFunction:
     return text_reward("refusal", lambda text: float(refuses(text)))
 
 
-def _length(text: str, unit: Unit) -> int:
-    return len(text.split()) if unit == "words" else len(text)
+def _length_reward(
+    name: str, score: Callable[[int], float], unit: Unit, signed_as: str = "", **details: Any
+) -> RewardFunction:
+    """A function of the response's length."""
+
+    def reward(
+        prompts: Sequence[Any],
+        completions: Sequence[Completion],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **columns: Any,
+    ) -> list[float]:
+        if unit != "tokens":
+            texts = map(completion_text, completions)
+            return [score(len(text.split() if unit == "words" else text)) for text in texts]
+        if completion_ids is None:
+            raise UserError(
+                "the responses' tokens are not known here",
+                where=f"reward function {name}",
+                remedy="count words or characters",
+            )
+        return [score(len(ids)) for ids in completion_ids]
+
+    function = signed(reward, signed_as or name, **details, unit=unit)
+    function.__name__ = name
+    return function
 
 
 def _require(fits: bool, where: str, value: object, allowed: str) -> None:

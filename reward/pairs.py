@@ -6,11 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from align.artifacts import StageJob
+from align.artifacts import StageJob, json_hash
 from align.config import RewardConfig, RunConfig
+from align.config.reward import ReferenceConfig
+from align.data.encoding import decode_response, encode_prompt
 from align.data.sources import load_rows
 from align.data.swaps import augment, load_swaps
 from align.errors import UserError
+from align.models import load_model, pick_device
 from align.references import ModelReference
 from align.training import load_split, training_reference
 from reward.start import Start, load_start
@@ -75,6 +78,8 @@ def prepare(config: RunConfig, job: StageJob) -> Work:
     judged = encode_pairs(start.encode, held, section.max_length, "reward.eval_data")
     records[0]["dropped"] = {**records[0]["dropped"], TOO_LONG: pairs.left_out}
     samples = _load_samples(section, job, records)
+    if section.normalise is not None and section.normalise.sampled is not None:
+        samples = sampled(section.normalise, start, held, job.inputs["base"], config)
     return Work(reference, start, pairs, judged, samples, records)
 
 
@@ -135,9 +140,40 @@ def _augmented(
 
 def _load_samples(section: RewardConfig, job: StageJob, records: list[Row]) -> Samples | None:
     """The reference samples: the last answer of each dialogue and what led to it."""
-    if section.normalise is None:
+    if section.normalise is None or section.normalise.data is None:
         return None
     rows, record = load_rows(section.normalise.data, "instructions", job.data)
     records.append(record)
     turns = [row["messages"] for row in rows]
     return Samples([turn[:-1] for turn in turns], [turn[-1:] for turn in turns])
+
+
+def sampled(
+    given: ReferenceConfig,
+    start: Start,
+    held: Sequence[Row],
+    reference: ModelReference,
+    config: RunConfig,
+) -> Samples:
+    """Answers of the model that the stage starts from to the first held-out prompts that fit.
+
+    Raises:
+        UserError: The model is an encoder, or no prompt leaves room for an answer.
+    """
+    from evals.engine import Engine
+
+    where = "reward.normalise.sampled"
+    if not start.causal:
+        raise UserError("the model writes no text", where=where, allowed="a causal LM, or `data`")
+    loaded = load_model(reference, device=pick_device(config.device))
+    engine, new = Engine(loaded.model, loaded.tokenizer), given.max_new_tokens
+    prompts = {json_hash(row["prompt"]): row["prompt"] for row in held}.values()
+    encoded = [(prompt, encode_prompt(loaded.tokenizer, prompt)) for prompt in prompts]
+    room = min(engine.max_length, start.context) - new - 1  # the scorer reads an EOS too
+    fitting = [pair for pair in encoded if len(pair[1]) <= room][: given.sampled]
+    if not fitting:
+        raise UserError(f"no held-out prompt leaves room for {new} tokens", where=where)
+    drawn = engine.sample([ids for _, ids in fitting], new, given.temperature, config.seed)
+    engine.close()
+    answers = [decode_response(loaded.tokenizer, response.ids) for response in drawn]
+    return Samples([prompt for prompt, _ in fitting], answers)

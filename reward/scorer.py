@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from align.errors import UserError
 from align.files import folder_hash
+from reward.functions import Completion, RewardFunction, completion_text, signed
 
 if TYPE_CHECKING:
     from sklearn.pipeline import FeatureUnion
@@ -72,6 +73,34 @@ def open_scorer(reference: str, where: str = "scorers") -> Scorer:
     if not colon:
         raise UserError(f"no such scorer: {reference!r}", where=where, allowed=FORMS)
     return _classifier(model, class_values(labels.split(","), where))
+
+
+def scorer(folder: str) -> RewardFunction:
+    """Expected value of a scorer's classes as a reward; it reads the response alone.
+
+    A response of which the scorer knows nothing, such as an empty one, is worth the middle of its
+    scale: left out, it would be a way round a penalty.
+
+    Args:
+        folder: Written by `align scorer`.
+
+    Raises:
+        UserError: It holds no scorer, or a broken one.
+    """
+    path = Path(folder).expanduser()
+    if not (path / CARD).is_file():
+        raise UserError(f"no {CARD}", where=f"scorer.folder: {folder}", remedy="align scorer")
+    found = open_scorer(folder)
+    middle = (found.low + found.high) / 2
+
+    def reward(
+        prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any
+    ) -> list[float]:
+        scores = found.score([completion_text(completion) for completion in completions])
+        return [middle if score is None else score for score in scores]
+
+    name = read_card(path)["name"]
+    return signed(reward, f"scorer_{name}", scorer=found.identity.replace("|", " "))
 
 
 def class_values(given: Sequence[str], where: str) -> dict[str, float]:

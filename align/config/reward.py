@@ -31,8 +31,20 @@ class SwapConfig(Section):
 class ReferenceConfig(Section):
     """Samples whose scores are to have mean 0 and standard deviation 1."""
 
-    data: SourceConfig
+    data: SourceConfig | None = None
     """Dialogues or prompts with responses; the last answer of each is scored."""
+    sampled: Positive | None = None
+    """Instead: that many held-out prompts, answered by the model that the stage starts from."""
+    max_new_tokens: Positive = 32
+    """Longest sampled answer; best as `ppo.response_length`."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Of the sampling; best as `ppo.temperature`."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.data is None) == (self.sampled is None):
+            raise ValueError("give exactly one of data and sampled")
+        return self
 
 
 class EnsembleConfig(Section):

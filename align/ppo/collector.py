@@ -83,7 +83,7 @@ class Collector:
             watch.count(phase, tokens * times)
         texts = self.actor.texts(responses)
         with watch.phase("score"):
-            scores = self._score(batch, texts)
+            scores = self._score(batch.answered(responses), texts)
         with watch.phase("measure"):
             last = args.truncation == "bootstrap"
             measured = self.actor.measure(batch, responses, last_value=last)
@@ -109,8 +109,8 @@ class Collector:
         """
         batch = prompts.batch(range(len(prompts)))
         responses = self.actor.respond(batch, stream(self.args.seed, EVALUATE))
-        texts = self.actor.texts(responses)
-        scores = score_responses(self.terms, batch, texts, scales=self.memory.terms)
+        texts, answered = self.actor.texts(responses), batch.answered(responses)
+        scores = score_responses(self.terms, answered, texts, scales=self.memory.terms)
         metrics = {
             "score": float(scores.total.nanmean()),
             **response_metrics(self.actor.measure(batch, responses)),
@@ -118,7 +118,7 @@ class Collector:
         }
         gold: list[float | None] = []
         if self.gold is not None:
-            golden = score_responses([self.gold], batch, texts).total
+            golden = score_responses([self.gold], answered, texts).total
             gold = said(golden)
             metrics["gold"] = float(golden.nanmean())
         if self._apart:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from align.data.encoding import encode_prompt
 from align.errors import UserError
+from align.generation import Response
 
 Prompt = str | list[dict[str, str]]
 SAMPLE, SHUFFLE, EVALUATE = 1, 2, 3
@@ -27,6 +28,14 @@ class PromptBatch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def answered(self, responses: Sequence[Response]) -> Self:
+        """With the responses' tokens, the stop token included, in the column `completion_ids`.
+
+        As in TRL, a column of that name in the rows gives way.
+        """
+        ids = [list(response.ids) for response in responses]
+        return replace(self, columns=self.columns | {"completion_ids": ids})
 
 
 class PromptSet:

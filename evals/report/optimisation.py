@@ -13,7 +13,7 @@ from evals.report.layout import Block, Cell, Figure, Figures, Row, Table, Text
 from evals.report.numbers import Scale, count, number
 from evals.report.tables import Entry, level_cell
 
-REWARDS = (("proxy", "proxy: the reward model", 0), ("gold", "gold", 1))
+REWARDS = (("proxy", "proxy: what PPO adds up", 0), ("gold", "gold", 1))
 """Key, label, colour and mark."""
 TITLES = {"best_of_n": "Best of n", "ppo": "PPO"}
 CURVE_POINTS = 60

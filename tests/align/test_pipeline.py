@@ -102,18 +102,22 @@ def test_a_run_without_a_reward_model_trains_none(ran: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("ran")
-def test_a_changed_reward_function_makes_ppo_stale(workplace: Path) -> None:
+@pytest.mark.parametrize("name", ["ppo", "evals"])
+def test_a_changed_reward_function_makes_ppo_and_evaluation_stale(
+    workplace: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("align.inputs.references", lambda *_: {})  # no stage has run
     module, words = workplace / "my_rewards.py", workplace / "words.txt"
     module.write_text("def one(completions, **_): return [1.0] * len(completions)\n")
     words.write_text("darn\n")
     options = {"file": "words.txt"}
-    settings = document() | {"reward": None, "sft": None}
+    settings = document() | {"reward": None, "sft": None, "evals": {"tasks": {}}}
     settings["ppo"]["rewards"] = [
         {"function": "my_rewards:one"},
         {"function": "profanity_penalty", "options": options},
     ]
     config = RunConfig.model_validate(settings)
-    stage = next(stage for stage in STAGES if stage.name == "ppo")
+    stage = next(stage for stage in STAGES if stage.name == name)
 
     def inputs() -> dict[str, str]:
         found = stage_record(config, workplace / "none", stage, "").inputs

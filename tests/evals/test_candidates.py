@@ -12,7 +12,7 @@ from evals.candidates import EVALUATIONS, table, training_entry
 from evals.task import TaskResult
 
 
-def result(rewards: list[float], gold: list[float] | None) -> TaskResult:
+def result(rewards: list[float | None], gold: list[float] | None) -> TaskResult:
     scores = [
         {"reward": r} | ({} if gold is None else {"gold": gold[i]}) for i, r in enumerate(rewards)
     ]
@@ -21,11 +21,19 @@ def result(rewards: list[float], gold: list[float] | None) -> TaskResult:
 
 
 def test_the_responses_of_a_prompt_stay_together() -> None:
-    found = table(result([1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]), 3)
-    assert found == {"reward": [[1, 2, 3], [4, 5, 6]], "gold": [[6, 5, 4], [3, 2, 1]]}
-    proxy, gold = np.array(found["reward"]), np.array(found["gold"])
+    names = {"proxy": "reward", "gold": "gold"}
+    found = table(result([1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]), 3, names)
+    assert found == {"proxy": [[1, 2, 3], [4, 5, 6]], "gold": [[6, 5, 4], [3, 2, 1]]}
+    proxy, gold = np.array(found["proxy"]), np.array(found["gold"])
     assert best_of(proxy, gold, 3).tolist() == [4, 1]
-    assert set(table(result([1, 2], None), 2)) == {"reward"}
+    assert table(result([1, 2], None), 2, {"proxy": "reward"}) == {"proxy": [[1, 2]]}
+
+
+def test_a_prompt_with_a_response_without_a_score_is_left_out() -> None:
+    names = {"proxy": "reward", "gold": "gold"}
+    some = result([1, None, 3, 4], [4, 3, 2, 1])
+    assert table(some, 2, names) == {"proxy": [[3, 4]], "gold": [[2, 1]]}
+    assert table(some, 4, names) == {"proxy": [], "gold": []}
 
 
 def test_training_is_read_beside_the_policy(tmp_path: Path) -> None:

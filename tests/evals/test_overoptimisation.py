@@ -122,6 +122,19 @@ def test_training_is_read_from_its_evaluations() -> None:
     assert set(alone["fits"]) == {"proxy"}
 
 
+def test_prompts_without_a_score_at_some_step_are_left_out() -> None:
+    rows = [
+        {"update": 0, "kl": 0.0, "scores": [0.0, None, 2.0], "gold": [1.0, 5.0, 4.0]},
+        {"update": 5, "kl": 4.0, "scores": [1.0, 9.0, 5.0], "gold": [0.0, 5.0, 2.0]},
+    ]
+    found = over_training(rows)
+    for row in rows:
+        row |= {"scores": [row["scores"][0], row["scores"][2]]}
+        row |= {"gold": [row["gold"][0], row["gold"][2]]}
+    assert found == over_training(rows)
+    assert found["prompts"] == 2
+
+
 def test_best_of_n_is_a_course_over_n() -> None:
     proxy = np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 8.0, 2.0, 6.0]])
     found = best_of_n({"proxy": proxy, "gold": -proxy})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from align.errors import UserError
@@ -61,10 +62,50 @@ def test_scores_see_prompts_completions_and_columns_as_in_trl(scripted: Scripted
     result = PromptsTask(HOW, {"reward": lambda: score}).evaluate(scripted, ROWS)
     # A dialogue is answered by a message, plain text by text.
     answers = [[{"role": "assistant", "content": "gx"}], "ggggg"]
-    columns = {"word": ["soup", "bread"]}
+    end = scripted.tokenizer.eos_token_id
+    g, x = (scripted.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in "gx")
+    columns = {"word": ["soup", "bread"], "completion_ids": [[g, x, end], [g] * 5]}
     assert seen == [[row["prompt"] for row in ROWS], answers, columns]
     assert result.stats["reward"].tolist() == [[1.5, 1], [-0.5, 1]]
     assert [sample["scores"] for sample in result.samples] == [{"reward": 1.5}, {"reward": -0.5}]
+
+
+def test_parts_add_up_and_what_is_silent_is_left_out(scripted: Scripted) -> None:
+    scores: Any = {
+        "reward": lambda: lambda prompts, **_: [1.0, 2.0],
+        "score/half": lambda: lambda prompts, **_: [3.0, None],
+    }
+
+    def total(said: Mapping[str, Any]) -> Any:
+        return said["reward"] + np.nan_to_num(said["score/half"])
+
+    task = PromptsTask(HOW, scores, total)
+    result = task.evaluate(scripted, ROWS)
+    assert result.stats["score/half"].tolist() == [[3, 1], [0, 0]]
+    assert [sample["scores"] for sample in result.samples] == [
+        {"score": 4.0, "reward": 1.0, "score/half": 3.0},
+        {"score": 2.0, "reward": 2.0, "score/half": None},
+    ]
+    values = {m.name: estimate(m, result, Resampling(200)) for m in task.metrics}
+    assert list(values)[:3] == ["score", "reward", "score/half"]
+    assert (values["score"].value, values["score"].n) == (3.0, 2)
+    assert (values["score/half"].value, values["score/half"].n) == (3.0, 1)
+    assert "score = the weighted sum" in task.definition
+
+
+def test_reward_model_and_gold_may_not_be_silent_and_failures_are_named(
+    scripted: Scripted,
+) -> None:
+    task = PromptsTask(HOW, {"gold": lambda: lambda prompts, **_: [None, 1.0]})
+    with pytest.raises(UserError, match="task prompts: gold is silent on a response"):
+        task.evaluate(scripted, ROWS)
+
+    def broken(prompts: list[Any], word: list[str], **_: Any) -> list[float]:
+        return [1 / (name != "bread") for name in word]
+
+    task = PromptsTask(HOW, {"score/mine": lambda: broken})
+    with pytest.raises(UserError, match=r"reward function mine failed on response 1 'ggggg'"):
+        task.evaluate(scripted, ROWS)
 
 
 def test_long_prompts_are_missing_as_in_training(scripted: Scripted) -> None:

@@ -124,7 +124,7 @@ def wordy(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
     return [float(len(response_text(completion))) for completion in completions]
 
 
-def vowels(prompts: list[Any], completions: list[Any], word: list[str]) -> list[float]:
+def vowels(prompts: list[Any], completions: list[Any], word: list[str], **_: Any) -> list[float]:
     """A second score that needs a column of the prompts."""
     texts = [response_text(completion) for completion in completions]
     return [text.count("e") + len(name) / 10 for text, name in zip(texts, word, strict=True)]
@@ -453,8 +453,44 @@ def test_an_adapter_that_changes_nothing_is_an_error(
 
 
 def test_scores_that_are_not_finite_are_an_error(job: StageJob) -> None:
-    with pytest.raises(UserError, match="gold gave nan for the response"):
-        run_evals(config_of(), job, lambda p, c, **_: [float("nan")] * len(p))
+    with pytest.raises(UserError, match="gold gave nan for response 0"):
+        run_evals(config_of(), job, lambda prompts, **_: [float("nan")] * len(prompts))
+
+
+def test_functions_that_ppo_adds_up_are_scored_as_the_reward_model_is(job: StageJob) -> None:
+    config = config_of(tasks={})
+    rewards = [
+        {"function": "reward_model", "weight": 0.5},
+        {"function": "pattern", "name": "e", "options": {"regex": "e"}, "weight": 2},
+    ]
+    ppo = RunConfig.model_validate(
+        config.model_dump() | {"ppo": config.ppo.model_dump() | {"rewards": rewards}}
+    )  # type: ignore[union-attr]
+    run_evals(ppo, job)
+    ledger = ledger_of(job)
+    for stage in ("sft", "ppo"):
+        texts = [sample["responses"][stage] for sample in ledger["samples"]]
+        parts = {
+            "reward": [float(len(text)) for text in texts],
+            "score/e": [float("e" in text) for text in texts],
+        }
+        # no one is silent, so the score is the weighted sum
+        parts["score"] = [0.5 * a + 2 * b for a, b in zip(*parts.values(), strict=True)]
+        for metric, values in parts.items():
+            row = find(ledger["estimates"], stage=stage, task="prompts", metric=metric)
+            assert row["value"] == pytest.approx(np.mean(values)), metric
+            assert row["n"] == 4
+        assert [sample["scores"][stage] for sample in ledger["samples"]] == parts["score"]
+    before, after = (
+        find(ledger["estimates"], stage=stage, task="prompts", metric="score")["value"]
+        for stage in ("sft", "ppo")
+    )
+    keys = {"task": "prompts", "before": "sft", "after": "ppo"}
+    row = find(ledger["comparisons"], **keys, metric="score")
+    assert row["difference"] == pytest.approx(after - before)
+    assert row["n"] == 4
+    named = {row["metric"] for row in ledger["comparisons"] if row["task"] == "prompts"}
+    assert {"score", "reward", "score/e"} <= named
 
 
 def test_run_without_rewards_and_prompts(job: StageJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,20 @@ def test_a_column_may_hold_the_counterfactual_prompt() -> None:
         reward(["a"], [""], label=[1])
 
 
+@pytest.mark.parametrize("swap", ["prompt", "pair"])
+def test_the_tokens_of_a_response_are_passed_on_while_they_are_its_own(swap: Any) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def judged(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        seen.append(columns)
+        return [0.0] * len(prompts)
+
+    reward = counterfactual_penalty(judged, words={"x": "h"}, swap=swap)
+    reward(["a", "x"], ["b", "x"], completion_ids=[[1], [2, 3]], tag=[4, 5])
+    own = {"tag": [5]} | ({"completion_ids": [[2, 3]]} if swap == "prompt" else {})
+    assert seen == [own, own]
+
+
 def test_columns_reach_the_function_row_by_row() -> None:
     def column(prompts: list[str], completions: list[str], value: list[float], **_: Any) -> Any:
         return [v * len(p) for v, p in zip(value, prompts, strict=True)]

@@ -33,6 +33,15 @@ def test_lengths_may_be_counted_in_characters() -> None:
     assert scores == pytest.approx([0.0, -0.25, -1.0])
 
 
+def test_tokens_are_those_that_were_sampled() -> None:
+    count = length_penalty(4, "tokens")
+    assert count(PROMPTS, ["x"] * 3, completion_ids=[[7] * 4, [7], [7] * 6]) == [0.0, -0.75, -0.5]
+    words = length_penalty(4)(PROMPTS, ["x"] * 3, completion_ids=[[7] * 4, [7], [7] * 6])
+    assert words == [-0.75] * 3
+    with pytest.raises(UserError, match=r"^reward function length_penalty_4: the responses' tok"):
+        count(PROMPTS, ["x"] * 3)
+
+
 @pytest.mark.parametrize(("limit", "margin"), [(10, 4), (7, 7), (5, 1)])
 def test_overlong_penalty_is_dapo_s_as_trl_has_it(limit: int, margin: int) -> None:
     lengths = range(13)
@@ -40,6 +49,9 @@ def test_overlong_penalty_is_dapo_s_as_trl_has_it(limit: int, margin: int) -> No
     texts = [" ".join(["w"] * n) for n in lengths]
     ours = overlong_penalty(limit, margin)(texts, texts)
     assert ours == pytest.approx(theirs)
+    ids = [[1] * n for n in lengths]  # the texts say something else
+    tokens = overlong_penalty(limit, margin, "tokens")(texts, ["w"] * 13, completion_ids=ids)
+    assert tokens == pytest.approx(theirs)
     assert ours[-1] == -1.0
     assert ours[0] == 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -178,6 +179,23 @@ def test_a_spread_of_zero_cannot_normalise(stage: Path, tmp_path: Path, sft_refe
 
 def test_no_responses_have_no_scores(model: RewardModel) -> None:
     assert model([], []) == []
+
+
+def test_batches_begin_with_the_longest_and_depend_on_the_set_alone(stage: Path) -> None:
+    model = RewardModel.load(stage, device="cpu")
+    model.batch_tokens = 6
+    seen: list[Any] = []
+
+    def score(batch: list[tuple[int, ...]]) -> list[int]:
+        seen.append(batch)
+        return [sum(ids) for ids in batch]
+
+    # of length 3 two fit; of length 2 three; those of equal length stand by their ids
+    expected = [[(1, 2, 3), (3, 4)], [(9, 1), (7,)]]
+    for ids in itertools.permutations([(9, 1), (7,), (3, 4), (1, 2, 3)]):
+        seen.clear()
+        assert model.in_batches([*ids, (7,)], score) == [*map(sum, ids), 7]
+        assert seen == expected
 
 
 def test_order_and_repetition_change_no_bit_of_a_score(stage: Path) -> None:

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline, make_union
 from align.cli import main
 from align.errors import UserError
 from reward import classifier as classifiers
-from reward.scorer import CARD, VOCABULARY, WEIGHTS, class_values, open_scorer, shares
+from reward.scorer import CARD, VOCABULARY, WEIGHTS, class_values, open_scorer, scorer, shares
 from reward.scorer_training import Labelled, auc, quality, train_scorer
 
 GOOD, BAD = ("kind", "warm", "great", "nice"), ("rude", "cold", "awful", "mean")
@@ -98,6 +98,23 @@ def test_three_classes_give_the_expected_value(folder: Path) -> None:
 
 def test_a_text_without_anything_known_has_no_score(folder: Path) -> None:
     assert open_scorer(str(folder)).score(["", "  ", "漢字"]) == [None, None, None]
+
+
+def test_a_scorer_is_a_reward_and_silence_no_way_out(folder: Path) -> None:
+    reward = scorer(str(folder))
+    texts = ["good fine", "bad awful", ""]
+    good, bad, nothing = reward(["p"] * 3, [texts[0], *map(message, texts[1:])], column=[1, 2, 3])
+    assert [good, bad] == open_scorer(str(folder)).score(texts[:2])
+    assert nothing == 0.0  # the middle of -1 and 1
+    assert reward.__name__ == "scorer_tone"  # type: ignore[attr-defined]
+    signature = f"scorer_tone|scorer:{open_scorer(str(folder)).identity}"
+    assert reward.signature == signature  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"^scorer.folder: .*: no scorer.json; align scorer"):
+        scorer(str(folder.parent))
+
+
+def message(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
 
 
 def test_the_hash_is_of_the_contents(folder: Path, tmp_path: Path) -> None:

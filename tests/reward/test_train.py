@@ -5,25 +5,33 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import LlamaForSequenceClassification
 
 from align.artifacts import file_hash
+from align.config import SourceConfig
+from align.config.reward import ReferenceConfig
+from align.data.encoding import decode_response, encode_prompt
 from align.errors import UserError
 from align.models import load_model
 from align.progress import NullProgress, Task
+from align.references import ModelReference, resolve_reference
 from align.shared import initial_head
+from evals.engine import Engine
 from reward import train
 from reward.load import load_reward
 from reward.model import RewardModel
-from reward.pairs import encode_pairs
+from reward.pairs import encode_pairs, sampled
 from reward.start import build_classifier
 from reward.train import QuietRewardTrainer
 
@@ -373,6 +381,47 @@ def test_reference_samples_fix_zero_and_unit(
     assert (scores.mean(), scores.std()) == pytest.approx((0, 1), abs=1e-4)
     assert model.settings.n == 10
     assert result.data[-1]["rows"] == 10
+
+
+def test_answers_of_the_start_model_fix_zero_and_unit(
+    tmp_path: Path, run_reward: Run, tiny_config: Run, stage_pairs: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path / "3-reward"
+    given = {"sampled": 3, "max_new_tokens": 5, "temperature": 0.7}
+    result = run_reward(folder, tiny_config(epochs=1, normalise=given))
+    model = load_reward(folder, device="cpu")
+    assert model.settings.n == 3
+    # the same by hand: the start model's own samples of the first held-out prompts
+    config = tiny_config(epochs=1)
+    prompts: list[Any] = []
+    for row in stage_pairs:
+        prompts += [row["prompt"]] if row["prompt"] not in prompts else []
+    below = resolve_reference(str(folder))
+    loaded = load_model(replace(below, adapters=below.adapters[:-1]), device="cpu")
+    ids = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts[:3]]
+    drawn = Engine(loaded.model, loaded.tokenizer).sample(ids, 5, 0.7, config.seed)
+    answers = [decode_response(loaded.tokenizer, response.ids) for response in drawn]
+    assert any(answers)
+    scores = np.array(model(prompts[:3], answers))
+    found = (model.settings.mean, model.settings.std)
+    assert found == pytest.approx((scores.mean(), scores.std()), abs=1e-5)
+    assert result.metrics["score_mean"] == model.settings.mean
+
+
+def test_samples_of_an_encoder_and_of_prompts_without_room_are_refused(
+    tmp_path: Path, run_reward: Run, tiny_config: Run
+) -> None:
+    config = tiny_config(normalise={"sampled": 3, "max_new_tokens": 5000})
+    with pytest.raises(UserError, match="no held-out prompt leaves room for 5000 tokens"):
+        run_reward(tmp_path / "3-reward", config)
+    start: Any = SimpleNamespace(causal=False)
+    settings, nothing = ReferenceConfig(sampled=3), ModelReference("none")
+    with pytest.raises(UserError, match="the model writes no text; allowed: a causal LM"):
+        sampled(settings, start, [], nothing, tiny_config())
+    with pytest.raises(ValidationError, match="exactly one of data and sampled"):
+        ReferenceConfig()
+    with pytest.raises(ValidationError, match="exactly one of data and sampled"):
+        ReferenceConfig(sampled=3, data=SourceConfig(path="x"))
 
 
 def test_counterparts_are_trained_on_and_counted(

@@ -40,6 +40,11 @@ def test_held_out_prompts_are_answered_and_scored(make_trainer: Make, again: boo
     (call,) = seen
     assert call["prompts"] == ["z a", "q", "w x y"]
     assert call["tag"] == [1, 2, 3]
+    # the tokens as in TRL, EOS among them
+    tokens = sum(map(len, call["completion_ids"]))
+    assert metrics["eval/length"] == pytest.approx(tokens / 3)
+    decoded = trainer.tokenizer.batch_decode(call["completion_ids"], skip_special_tokens=True)
+    assert decoded == call["completions"]
     scores = length(call["completions"])
     assert metrics["eval/score"] == pytest.approx(sum(scores) / 3)
     # words and, where a response ended by itself, its EOS
@@ -50,6 +55,26 @@ def test_held_out_prompts_are_answered_and_scored(make_trainer: Make, again: boo
     assert 2.5 < metrics["eval/entropy"] < 4.5  # near the 3.37 nats of 29 equal words
     assert [row["prompt"] for row in trainer.samples] == call["prompts"]
     assert [row["response"] for row in trainer.samples] == call["completions"]
+
+
+def test_reward_functions_see_the_tokens_of_every_rollout(make_trainer: Make) -> None:
+    seen: list[list[int]] = []
+
+    def score(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        assert trainer.tokenizer.batch_decode(completion_ids, skip_special_tokens=True) == list(
+            completions
+        )
+        seen.extend(completion_ids)
+        return [float(len(ids)) for ids in completion_ids]
+
+    # as in TRL, a column of that name gives way
+    rows = [{"prompt": text, "completion_ids": "?"} for text in ("z a", "q", "w x y", "b")]
+    trainer = make_trainer(score=score, prompts=rows)
+    trainer.train()
+    assert len(seen) == 16
+    logged = [r for r in trainer.state.log_history if "update" in r]
+    assert logged[0]["score/mean"] == pytest.approx(sum(map(len, seen[:8])) / 8)
+    assert logged[0]["response/length"] == logged[0]["score/mean"]
 
 
 def test_evaluating_repeats_itself_and_disturbs_nothing(
