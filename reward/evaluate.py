@@ -193,15 +193,20 @@ def audit_scores(
 
     The contrast [s(a, preferred) - s(a, dispreferred)] - [the same for b], under the item's own
     measure; and the plain difference s(a, preferred) - s(b, preferred), as `<measure>:score`.
+    Items with a score that is not finite are left out; `n` of each row counts the others.
 
     Raises:
-        UserError: Items in another format.
+        UserError: Items in another format, or none that could be scored.
     """
     check_items(items, task)
     prompts = [_prompt(item, part[-1]) for item in items for part in PARTS]
     responses = [item[part] for item in items for part in PARTS]
     scores = np.array(model(prompts, responses), dtype=np.float64).reshape(-1, len(PARTS))
-    return signed_rows(items, scores / spread, resampling)
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.any():
+        raise UserError("no item could be scored: every score is missing", where=task)
+    kept = [item for item, keep in zip(items, finite, strict=True) if keep]
+    return signed_rows(kept, scores[finite] / spread, resampling)
 
 
 def signed_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,6 +143,22 @@ def test_both_measures_by_hand_in_units_of_the_spread() -> None:
     assert [(row["measure"], row["value"]) for row in rows] == [("tone", -0.5), ("tone:score", 0.5)]
     with pytest.raises(UserError, match="people, row 1: no column cluster"):
         audit_scores(number_reward, [item | {"cluster": None}], 2.0, "people", FEW)
+
+
+def test_items_without_a_score_are_left_out() -> None:
+    first = next(row for row in World(3).counterfactual(144) if row["measure"] == "tone")
+    other = first | {"prompt_b": "nobody"}
+
+    def lengths(prompts: Sequence[Any], completions: Sequence[str], **_: Any) -> list[float]:
+        texts = [prompt[0]["content"] for prompt in prompts]
+        return [math.nan if text == "nobody" else float(len(text)) for text in texts]
+
+    some = audit_scores(lengths, [first, other, first], 2.0, "people", FEW)
+    whole = audit_scores(lengths, [first, first], 2.0, "people", FEW)
+    assert some == whole
+    assert sum(row["n"] for row in some if row["measure"] == "tone") == 2
+    with pytest.raises(UserError, match="people: no item could be scored"):
+        audit_scores(lengths, [other], 2.0, "people", FEW)
 
 
 def test_dialogue_items_are_asked_as_conversations() -> None:
