@@ -2,6 +2,7 @@
 
     python benchmarks/ppo_time_to_score.py                  a small Llama, toy score, 5 seeds
     python benchmarks/ppo_time_to_score.py --run runs/quickstart --seeds 5
+    python benchmarks/ppo_time_to_score.py --run runs/quickstart --seeds 5 --ours lam=1.0
     python benchmarks/ppo_time_to_score.py --run runs/smollm2-sentiment
 
 The toy score is the share of common tokens in a response. With `--run`, model, prompts, lengths,
@@ -10,8 +11,9 @@ the end, with the same random draws. Without `--seeds` ours is then the run's PP
 trained, and times are not compared.
 
 All start from the same weights with the same LoRA, learning rate, KL weight, epochs and batch; RLOO
-and GRPO answer a prompt four times, ours once. TRL's own settings stand otherwise. They run in
-turn, each in a fresh process. The last line is one JSON object.
+and GRPO answer a prompt four times, ours once. TRL's own settings stand otherwise; `--ours` changes
+settings of our `PPOConfig`. They run in turn, each in a fresh process. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--ours", nargs="+", default=[], metavar="KEY=VALUE", help="of PPOConfig")
     parser.add_argument("--save", action="store_true", help="write it to benchmarks/results/")
     chosen = parser.parse_args(words)
     return chosen
@@ -65,8 +68,14 @@ def toy_work(chosen: argparse.Namespace) -> Work:
     )
 
 
+def settings(given: Sequence[str]) -> dict[str, Any]:
+    """Arguments of our configuration from KEY=VALUE, the values in JSON."""
+    pairs = (text.partition("=") for text in given)
+    return {key: json.loads(value) for key, _, value in pairs}
+
+
 def run_all(
-    work: Work, methods: Sequence[str], seeds: int, finished: Path | None
+    work: Work, methods: Sequence[str], seeds: int, own: dict[str, Any], finished: Path | None
 ) -> dict[str, list[Report]]:
     """Every system on every seed, in turn."""
     reports: dict[str, list[Report]] = {name: [] for name in ("ours", *methods)}
@@ -74,7 +83,7 @@ def run_all(
         for name, done in reports.items():
             module, extra = "workers.trl_group", {"method": name}
             if name == "ours":
-                module, extra = "workers.ours_ppo", {}
+                module, extra = "workers.ours_ppo", own
                 if finished is not None:
                     module, extra = "workers.finished_ppo", {"run": str(finished.resolve())}
             one = replace(work, seed=work.seed + seed, extra=extra)
@@ -94,13 +103,15 @@ def main() -> None:
     work = toy_work(chosen) if chosen.run is None else run_work(chosen.run)
     finished = chosen.run if chosen.seeds is None else None
     seeds = chosen.seeds or (5 if chosen.run is None else 1)
-    reports = run_all(work, chosen.methods, seeds, finished)
+    own = settings(chosen.ours)
+    reports = run_all(work, chosen.methods, seeds, own, finished)
     ours = reports["ours"]
     result: dict[str, Any] = {
         "benchmark": "ppo_time_to_score",
         "score": "toy" if chosen.run is None else chosen.run.resolve().name,
         "episodes": work.episodes,
         "dtype": work.dtype,
+        "own_settings": own,
     }
     for name in chosen.methods:
         pairs = list(zip(ours, reports[name], strict=True))
@@ -116,7 +127,8 @@ def main() -> None:
     }
     result["versions"] = {name: runs[0]["versions"] for name, runs in reports.items()}
     result |= provenance(ours[0]["accelerator"])
-    finish(result, f"ppo_time_to_score-{result['score']}" if chosen.save else None)
+    name = "-".join(["ppo_time_to_score", result["score"], *chosen.ours]).replace("=", "-")
+    finish(result, name if chosen.save else None)
 
 
 if __name__ == "__main__":
