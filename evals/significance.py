@@ -126,8 +126,10 @@ def compare_functions(pair: Pair, combine: Combine, resampling: Resampling) -> D
     """Compare combine(sum of rows) of two models: t interval, permutation p.
 
     For differences of F1, BLEU and perplexity t with the jackknife's standard error covers better
-    than BCa, which is too narrow (docs/evals.md).
+    than BCa, which is too narrow (docs/evals.md). Without any item all is NaN.
     """
+    if not len(pair.before):
+        return Difference(*[math.nan] * 4, "permutation", 0, math.nan, 0)
     difference, error, units = change_error(pair, combine)
     before = cluster_sums(pair.before, pair.clusters)
     after = cluster_sums(pair.after, pair.clusters)

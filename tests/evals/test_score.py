@@ -93,6 +93,15 @@ def perplexity_like() -> Metric:
     return Metric("p", "x", lambda s: np.exp(s[..., 0] / s[..., 1]), "lower", "", "positive")
 
 
+@pytest.mark.parametrize("clusters", [None, ("x", "y", "y")])
+def test_a_ratio_in_which_no_item_takes_part_has_no_change(clusters: object) -> None:
+    # Both models' numerator and denominator are 0 of every item: nobody was named by an answer.
+    nothing = TaskResult(("a", "b", "c"), {"x": np.zeros((3, 2))}, [{}] * 3, clusters=clusters)  # type: ignore[arg-type]
+    change = compare(replace(perplexity_like(), kind="ratio"), nothing, nothing, DRAWS)
+    assert np.isnan([change.difference, change.low, change.high, change.p, change.mde]).all()
+    assert (change.n, change.units) == (0, 0)
+
+
 def test_items_are_paired_by_id_not_by_place() -> None:
     before = result([1.0, 0, 1, 0], "abcd")
     after = result([0.0, 1, 0, 1], "dcba")  # the same outcome of every item
