@@ -141,7 +141,8 @@ def difference(data: Grouped, a: str, b: str, confidence: float) -> Compared:
 
     Shared clusters: t(C - 1) with the jackknife's error over them. Clusters of their own: Welch's t
     with each group's clustered error e (Miller 2024, 2411.00640), error sqrt(e_a^2 + e_b^2) and
-    Satterthwaite's degrees of freedom.
+    Satterthwaite's degrees of freedom. Two shared clusters or fewer give the value alone: their
+    differences are equal too easily, and t(1) would call that certainty.
     """
     of_a, of_b = data.inside(a), data.inside(b)
     places = np.flatnonzero(of_a | of_b).tolist()
@@ -156,7 +157,7 @@ def difference(data: Grouped, a: str, b: str, confidence: float) -> Compared:
         freedom = float(units - 1)
     else:
         value, error, freedom = _welch(data, of_a, of_b)
-    if not error > 0:
+    if not error > 0 or freedom == 1:
         return Compared(value, n, units)
     half = float(distributions.t.ppf((1 + confidence) / 2, freedom)) * error
     p = float(2 * distributions.t.sf(abs(value) / error, freedom))

@@ -56,6 +56,16 @@ def test_groups_that_share_clusters_are_compared_inside_them() -> None:
     assert (turned.value, turned.high) == pytest.approx((-0.75, -found.low))
 
 
+def test_two_shared_clusters_give_the_value_alone() -> None:
+    # Differences of 1 and 1.000002: t(1) would put p at 6e-7.
+    values, groups = [3.0, 2.0, 5.000002, 4.0], ["a", "b"] * 2
+    found = difference(grouped(values, groups, ["x", "x", "y", "y"]), "a", "b", 0.95)
+    assert found.value == pytest.approx(1.000001)
+    assert np.isnan([found.low, found.high, found.p]).all()
+    third = grouped([*values, 2.0, 1.5], ["a", "b"] * 3, list("xxyyzz"))
+    assert np.isfinite(difference(third, "a", "b", 0.95).p)
+
+
 def test_items_of_one_person_are_one_cluster() -> None:
     once = grouped(A + B, ["a"] * 5 + ["b"] * 4, [str(n) for n in range(9)])
     twice = grouped(
