@@ -129,7 +129,8 @@ def compare_functions(pair: Pair, combine: Combine, resampling: Resampling) -> D
     than BCa, which is too narrow (docs/evals.md). Without any item all is NaN.
     """
     if not len(pair.before):
-        return Difference(*[math.nan] * 4, "permutation", 0, math.nan, 0)
+        nothing = math.nan
+        return Difference(nothing, nothing, nothing, nothing, "permutation", 0, nothing, 0)
     difference, error, units = change_error(pair, combine)
     before = cluster_sums(pair.before, pair.clusters)
     after = cluster_sums(pair.after, pair.clusters)

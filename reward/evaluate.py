@@ -202,7 +202,7 @@ def audit_scores(
     prompts = [_prompt(item, part[-1]) for item in items for part in PARTS]
     responses = [item[part] for item in items for part in PARTS]
     scores = np.array(model(prompts, responses), dtype=np.float64).reshape(-1, len(PARTS))
-    finite = np.isfinite(scores).all(axis=1)
+    finite = np.asarray(np.isfinite(scores).all(axis=1))
     if not finite.any():
         raise UserError("no item could be scored: every score is missing", where=task)
     kept = [item for item, keep in zip(items, finite, strict=True) if keep]
