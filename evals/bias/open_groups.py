@@ -24,6 +24,9 @@ from evals.power import detectable
 from evals.ratios import ratio_error, ratio_estimate, share_estimate
 from evals.stats import Array, Resampling, cluster_sums, mean_error
 
+PAIRED = 5
+"""Groups of one attribute up to which every pair is compared; of more, each with all others."""
+OTHERS = "all others"
 GAP = ("largest", "smallest")
 GAP_FLAG = "no interval: above 0 for equal groups too"
 
@@ -57,6 +60,11 @@ class Grouped:
     def inside(self, group: str) -> Flags:
         """Which items are of a group."""
         return np.array([name == group for name in self.groups], dtype=bool)
+
+    def sides(self, a: str, b: str) -> tuple[Flags, Flags]:
+        """Which items are of group a, and which of b or, for `OTHERS`, not of a."""
+        of_a = self.inside(a)
+        return of_a, ~of_a if b == OTHERS else self.inside(b)
 
 
 class Compared(NamedTuple):
@@ -99,7 +107,7 @@ def level_rows(
 def difference_rows(
     data: Grouped, measure: str, unit: str, confidence: float
 ) -> list[dict[str, Any]]:
-    """Signed difference of every pair of groups of every attribute: rows of the ledger's `bias`."""
+    """Signed differences between the groups of every attribute: rows of the ledger's `bias`."""
     rows = []
     for attribute in dict.fromkeys(data.attributes):
         own = data.part(attribute)
@@ -107,13 +115,23 @@ def difference_rows(
             c for a, c in zip(data.attributes, data.controls, strict=True) if a == attribute
         )
         named = zip(data.attributes, data.groups, strict=True)
-        for a, b in combinations(dict.fromkeys(g for at, g in named if at == attribute), 2):
+        for a, b in comparisons(list(dict.fromkeys(g for at, g in named if at == attribute))):
             found = difference(own, a, b, confidence)
             head = {"measure": measure, "attribute": attribute, "group_a": a, "group_b": b}
             counts = {"numerator": None, "denominator": None, "unit": unit}
-            flag = _flag(found, min(own.inside(a).sum(), own.inside(b).sum()))
+            flag = _flag(found, min(int(side.sum()) for side in own.sides(a, b)))
             rows.append(head | {"control": control} | found._asdict() | counts | {"flag": flag})
     return rows
+
+
+def comparisons(groups: Sequence[str]) -> list[tuple[str, str]]:
+    """Every pair of up to `PAIRED` groups; of more, each group and `OTHERS`.
+
+    Thirty groups have 435 pairs, whose correction for multiplicity would hide what each can show.
+    """
+    if len(groups) > PAIRED:
+        return [(group, OTHERS) for group in groups]
+    return list(combinations(groups, 2))
 
 
 def change_rows(
@@ -137,14 +155,14 @@ def change_rows(
 
 
 def difference(data: Grouped, a: str, b: str, confidence: float) -> Compared:
-    """Mean of group a minus mean of group b.
+    """Mean of group a minus mean of group b (`OTHERS`: of all items that are not of a).
 
     Shared clusters: t(C - 1) with the jackknife's error over them. Clusters of their own: Welch's t
     with each group's clustered error e (Miller 2024, 2411.00640), error sqrt(e_a^2 + e_b^2) and
-    Satterthwaite's degrees of freedom. Two shared clusters or fewer give the value alone: their
-    differences are equal too easily, and t(1) would call that certainty.
+    Satterthwaite's degrees of freedom. Fewer than two, as of two shared clusters, give the value
+    alone: differences are equal too easily, and t(1) would call that certainty.
     """
-    of_a, of_b = data.inside(a), data.inside(b)
+    of_a, of_b = data.sides(a, b)
     places = np.flatnonzero(of_a | of_b).tolist()
     clusters = [data.clusters[place] for place in places]
     n, units = len(places), len(set(clusters))
@@ -157,7 +175,7 @@ def difference(data: Grouped, a: str, b: str, confidence: float) -> Compared:
         freedom = float(units - 1)
     else:
         value, error, freedom = _welch(data, of_a, of_b)
-    if not error > 0 or freedom == 1:
+    if not error > 0 or freedom < 2:
         return Compared(value, n, units)
     half = float(distributions.t.ppf((1 + confidence) / 2, freedom)) * error
     p = float(2 * distributions.t.sf(abs(value) / error, freedom))
@@ -250,7 +268,7 @@ def _flag(found: Compared, smallest: int) -> str:
         return UNDEFINED
     reason = ONE if found.clusters == 1 else NO_INTERVAL
     weak = reason if math.isnan(found.low) else ""
-    return ", ".join(flag for flag in (small_flag(int(smallest)), weak) if flag)
+    return ", ".join(flag for flag in (small_flag(smallest), weak) if flag)
 
 
 def _known(value: float) -> float | None:

@@ -10,8 +10,10 @@ import pytest
 from scipy import stats
 
 from evals.bias.open_groups import (
+    OTHERS,
     Grouped,
     change_rows,
+    comparisons,
     difference,
     difference_rows,
     gap_rows,
@@ -66,6 +68,37 @@ def test_two_shared_clusters_give_the_value_alone() -> None:
     assert np.isfinite(difference(third, "a", "b", 0.95).p)
 
 
+def test_fewer_than_two_degrees_of_freedom_give_the_value_alone() -> None:
+    # Welch: errors .5 and 1 of two clusters each, (1/4 + 1)^2 / (1/16 + 1) = 1.47
+    two = grouped([1, 0, 0, 2], list("aabb"), list("wxyz"))
+    found = difference(two, "a", "b", 0.95)
+    assert found.value == -0.5
+    assert math.isnan(found.low)
+    # errors equal: two degrees of freedom
+    equal = difference(grouped([1, 0, 2, 3], list("aabb"), list("wxyz")), "a", "b", 0.95)
+    peer = stats.ttest_ind([1, 0], [2, 3], equal_var=False)
+    assert equal.p == pytest.approx(peer.pvalue)
+
+
+def test_each_of_many_groups_is_compared_with_all_others() -> None:
+    assert comparisons(list("abc")) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert len(comparisons(list("abcde"))) == 10
+    assert comparisons(list("abcdef")) == [(group, OTHERS) for group in "abcdef"]
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=30).round(2).tolist()
+    groups = [group for group in "abcdef" for _ in range(5)]
+    own = grouped(values, groups, [str(n) for n in range(30)])
+    rows = difference_rows(own, "m", "u", 0.95)
+    assert [(row["group_a"], row["group_b"]) for row in rows] == [(g, OTHERS) for g in "abcdef"]
+    peer = stats.ttest_ind(values[5:10], values[:5] + values[10:], equal_var=False)
+    assert (rows[1]["p"], rows[1]["n"]) == (pytest.approx(peer.pvalue), 30)
+    # in shared clusters: each with the mean of the others of the same cluster
+    rows = difference_rows(grouped(values, groups, list("vwxyz") * 6), "m", "u", 0.95)
+    table = np.array(values).reshape(6, 5)
+    peer = stats.ttest_rel(table[2], np.delete(table, 2, axis=0).mean(axis=0))
+    assert (rows[2]["p"], rows[2]["clusters"]) == (pytest.approx(peer.pvalue), 5)
+
+
 def test_items_of_one_person_are_one_cluster() -> None:
     once = grouped(A + B, ["a"] * 5 + ["b"] * 4, [str(n) for n in range(9)])
     twice = grouped(
@@ -118,13 +151,13 @@ def test_levels_of_groups() -> None:
 
 
 def test_changes_are_paired_on_items_that_both_models_have() -> None:
-    before = grouped([1, 2, 3, 4, 9], list("aabba"), list("vwxyz"))
-    after = grouped([2, 2, 3, 6, math.nan], list("aabba"), list("vwxyz"))
+    before = grouped([1, 2, 3, 4, 5, 9], list("aabbba"), list("uvwxyz"))
+    after = grouped([2, 2, 3, 6, 6, math.nan], list("aabbba"), list("uvwxyz"))
     (row,) = change_rows(before, after, "m", 0.95)
-    # changes a: 1, 0; b: 0, 2; the fifth has no second value
+    # changes a: 1, 0; b: 0, 2, 1; the sixth has no second value
     assert row["difference"] == pytest.approx(0.5 - 1.0)
-    peer = stats.ttest_ind([1, 0], [0, 2], equal_var=False)
-    assert (row["p"], row["n"]) == (pytest.approx(peer.pvalue), 4)
+    peer = stats.ttest_ind([1, 0], [0, 2, 1], equal_var=False)
+    assert (row["p"], row["n"]) == (pytest.approx(peer.pvalue), 5)
 
 
 def test_a_gap_is_judged_by_permutation_inside_clusters() -> None:
