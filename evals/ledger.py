@@ -161,8 +161,7 @@ def comparison_table(results: Results, resampling: Resampling) -> Table:
                 resampling,
             )
         )
-        for before, after in stage_pairs(results.stages)
-        for name in results.tasks
+        for before, after, name, _ in _changes(results)
         for metric in held_metrics(results, name)
     ]
 
@@ -203,14 +202,13 @@ def gap_tables(results: Results, resampling: Resampling) -> Table:
 def change_tables(results: Results, resampling: Resampling) -> Table:
     """How rates, differences and gaps changed between stages, on identical items."""
     rows = []
-    for before, after in stage_pairs(results.stages):
-        for name, task in results.tasks.items():
-            if isinstance(task, FairTask):
-                pair = pair_results(results.scored[before, name], results.scored[after, name])
-                old, new = (task.classified(result) for result in pair)
-                if old is not None and new is not None:
-                    head = {"task": name, "before_stage": before, "after_stage": after}
-                    rows += [head | row for row in group_changes(old, new, resampling)]
+    for before, after, name, task in _changes(results):
+        if isinstance(task, FairTask):
+            pair = pair_results(results.scored[before, name], results.scored[after, name])
+            old, new = (task.classified(result) for result in pair)
+            if old is not None and new is not None:
+                head = {"task": name, "before_stage": before, "after_stage": after}
+                rows += [head | row for row in group_changes(old, new, resampling)]
     return rows
 
 
@@ -227,12 +225,11 @@ def bias_table(results: Results, confidence: float) -> Table:
 def bias_comparison_table(results: Results, confidence: float) -> Table:
     """How it changed between stages, on identical items."""
     rows = []
-    for before, after in stage_pairs(results.stages):
-        for name, task in results.tasks.items():
-            if isinstance(task, BiasTask):
-                pair = pair_results(results.scored[before, name], results.scored[after, name])
-                head = {"task": name, "before": before, "after": after}
-                rows += [{**head, **row} for row in task.bias_changes(*pair, confidence)]
+    for before, after, name, task in _changes(results):
+        if isinstance(task, BiasTask):
+            pair = pair_results(results.scored[before, name], results.scored[after, name])
+            head = {"task": name, "before": before, "after": after}
+            rows += [{**head, **row} for row in task.bias_changes(*pair, confidence)]
     return rows
 
 
@@ -283,3 +280,10 @@ def _each(results: Results) -> Iterator[tuple[str, str, Task, TaskResult]]:
     for name, task in results.tasks.items():
         for stage in results.stages:
             yield stage, name, task, results.scored[stage, name]
+
+
+def _changes(results: Results) -> Iterator[tuple[str, str, str, Task]]:
+    """(before, after, name, task) of all compared stages."""
+    for before, after in stage_pairs(results.stages):
+        for name, task in results.tasks.items():
+            yield before, after, name, task

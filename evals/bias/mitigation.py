@@ -24,6 +24,7 @@ from evals.stats import Array, Resampling
 
 CONSTRAINTS = ("demographic_parity", "equalized_odds")
 Places = NDArray[np.intp]
+Codes = NDArray[np.int64]
 Names = NDArray[np.str_]
 
 
@@ -72,10 +73,7 @@ def threshold_mitigations(data: Classified, scores: Array, resampling: Resamplin
     Raises:
         ValueError: There are not two classes, or one unit alone.
     """
-    labels, predictions, positive = data.codes()
-    if positive is None:
-        raise ValueError("thresholds need two classes")
-    parts = halves(len(labels), data.clusters, resampling.seed)
+    labels, predictions, parts = _split(data, resampling.seed)
     rows, notes = [], []
     for attribute, names in data.attributes():
         treated = treatable(labels[parts.fit], names[parts.fit])
@@ -88,9 +86,7 @@ def threshold_mitigations(data: Classified, scores: Array, resampling: Resamplin
             to = parts.judged[np.isin(names[parts.judged], treated)]
             rule = _thresholds(scores[use], labels[use], names[use], constraint)
             after[to] = rule(scores[to], names[to], resampling.seed)
-            before = replace(
-                data, labels=labels.tolist(), predictions=predictions.tolist(), positive=None
-            )
+            before = _decided(data, labels, predictions)
             head = {"method": "ThresholdOptimizer", "constraint": constraint, "by": attribute}
             rows += _judged(before, after, parts, head, resampling)
         notes += _left(attribute, names[parts.judged], treated)
@@ -110,17 +106,14 @@ def reduction_mitigations(
     Raises:
         ValueError: There are not two classes, or one unit alone.
     """
-    labels, _, positive = data.codes()
-    if positive is None:
-        raise ValueError("a reduction needs two classes")
-    parts = halves(len(labels), data.clusters, resampling.seed)
+    labels, _, parts = _split(data, resampling.seed)
     table = _table(features, parts.fit)
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     if len(set(labels[parts.fit].tolist())) < 2:
         return Found(rows, ["ExponentiatedGradient: one label alone in the half for fitting"])
     plain = _logistic().fit(table[parts.fit], labels[parts.fit]).predict(table)
-    before = replace(data, labels=labels.tolist(), predictions=plain.tolist(), positive=None)
+    before = _decided(data, labels, plain)
     for attribute, names in _single(data):
         treated = treatable(labels[parts.fit], names[parts.fit])
         if len(treated) < 2:
@@ -135,15 +128,28 @@ def reduction_mitigations(
     return Found(rows, notes)
 
 
-def treatable(labels: NDArray[np.int64], names: Names) -> list[str]:
+def treatable(labels: Codes, names: Names) -> list[str]:
     """Known groups that have both labels: the others give no rule."""
     groups = sorted(set(names.tolist()))
     return [g for g in groups if is_known(g) and len(set(labels[names == g].tolist())) == 2]
 
 
+def _split(data: Classified, seed: int) -> tuple[Codes, Codes, Halves]:
+    """Labels and predictions as 0 and 1, and the halves."""
+    labels, predictions, positive = data.codes()
+    if positive is None:
+        raise ValueError("a mitigation needs two classes")
+    return labels, predictions, halves(len(labels), data.clusters, seed)
+
+
+def _decided(data: Classified, labels: Codes, predictions: Codes) -> Classified:
+    """The items with these labels and predictions, 0 and 1."""
+    return replace(data, labels=labels.tolist(), predictions=predictions.tolist(), positive=None)
+
+
 def _judged(
     before: Classified,
-    after: NDArray[np.int64],
+    after: Codes,
     parts: Halves,
     head: dict[str, Any],
     resampling: Resampling,
@@ -187,8 +193,8 @@ def _single(data: Classified) -> list[tuple[str, Names]]:
 
 
 def _thresholds(
-    scores: Array, labels: NDArray[np.int64], names: Names, constraint: str
-) -> Callable[[Array, Names, int], NDArray[np.int64]]:
+    scores: Array, labels: Codes, names: Names, constraint: str
+) -> Callable[[Array, Names, int], Codes]:
     """The fitted rule: scores, groups and a seed -> decisions."""
     from fairlearn.postprocessing import ThresholdOptimizer
     from sklearn.linear_model import LinearRegression
@@ -200,7 +206,7 @@ def _thresholds(
     )
     rule.fit(scores[:, None], labels, sensitive_features=names)
 
-    def decide(scores: Array, names: Names, seed: int) -> NDArray[np.int64]:
+    def decide(scores: Array, names: Names, seed: int) -> Codes:
         if len(scores) == 0:
             return np.zeros(0, dtype=np.int64)
         found = rule.predict(scores[:, None], sensitive_features=names, random_state=seed)
@@ -227,7 +233,7 @@ def _logistic() -> Any:
     return LogisticRegression(max_iter=1000)
 
 
-def _reduction(table: Array, labels: NDArray[np.int64], names: Names, constraint: str) -> Any:
+def _reduction(table: Array, labels: Codes, names: Names, constraint: str) -> Any:
     """The fitted randomised classifier."""
     from fairlearn.reductions import DemographicParity, EqualizedOdds, ExponentiatedGradient
 

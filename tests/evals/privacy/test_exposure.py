@@ -73,6 +73,15 @@ def test_the_extrapolation_agrees_with_the_normal_and_with_scipys_skew_normal() 
     assert extrapolated(-12.0, -mirrored, 99) == pytest.approx(-math.log2(chance), abs=0.4)
 
 
+@pytest.mark.parametrize("shape", [4.0, -2.0])
+def test_moments_of_a_skew_normal_give_back_its_own_chances(shape: float) -> None:
+    # quantiles in place of a sample: its moments are those of the distribution
+    own = distributions.skewnorm(shape, 20, 5)
+    surprise = own.ppf((np.arange(20_000) + 0.5) / 20_000)
+    for x in (own.ppf(0.01), own.ppf(0.3), own.ppf(0.9)):
+        assert extrapolated(-x, -surprise, 99) == pytest.approx(-math.log2(own.cdf(x)), abs=0.02)
+
+
 def test_the_extrapolation_never_passes_what_a_rank_can_say() -> None:
     others = -np.random.default_rng(0).normal(40, 3, size=500)
     assert extrapolated(-20.0, others, 13.3) == 13.3
