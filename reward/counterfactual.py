@@ -34,13 +34,20 @@ def counterfactual_penalty(
         swap: The `prompt` alone, or the `pair` of prompt and response.
 
     Raises:
-        UserError: Not exactly one of `words` and `column`, or words that contradict each other.
+        UserError: Not exactly one of `words` and `column`, words that contradict each other, or a
+            count of tokens where the response is swapped, which has none.
     """
     where = "counterfactual_penalty"
     if (words is None) == (column is None):
         raise UserError("give exactly one of `words` and `column`", where=where)
     if column is not None and swap == "pair":
         raise UserError("`column` holds prompts only", where=where, allowed="swap: prompt")
+    if swap == "pair" and getattr(of, "counts_tokens", False):
+        raise UserError(
+            "`of` counts tokens, and those of a swapped response are not known",
+            where=where,
+            allowed="swap: prompt; or count words or characters",
+        )
     replaced = word_swap(words) if words is not None else None
 
     def reward(

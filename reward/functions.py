@@ -179,6 +179,7 @@ def _length_reward(
 
     function = signed(reward, signed_as or name, **details, unit=unit)
     function.__name__ = name
+    function.counts_tokens = unit == "tokens"  # type: ignore[attr-defined]
     return function
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from align.errors import UserError
 from reward.counterfactual import counterfactual_penalty, word_swap
+from reward.functions import length_penalty
 
 
 def judge(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
@@ -101,3 +102,12 @@ def test_the_signature_names_what_is_judged_and_swapped() -> None:
 def test_contradicting_options_are_refused(options: Any, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         counterfactual_penalty(judge, **options)
+
+
+def test_tokens_of_a_swapped_response_are_refused_before_anything_runs() -> None:
+    words = {"he": "she"}
+    counted = length_penalty(9, unit="tokens")
+    with pytest.raises(UserError, match=r"counts tokens.*allowed: swap: prompt"):
+        counterfactual_penalty(counted, words=words, swap="pair")
+    counterfactual_penalty(counted, words=words)
+    counterfactual_penalty(length_penalty(9), words=words, swap="pair")
