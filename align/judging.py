@@ -64,8 +64,9 @@ def evaluate_judge(run: RunConfig, progress: Progress) -> list[str]:
     with stage_lock(folder):
         _check_owner(folder / NAME, str(place), judge.hash)
         job = StageJob(folder, {run.name: reference}, data_context(run), progress)
-        found = judge_sets(run, job, judge, configured_pairs(run, job, judge))
+        judged = judge_sets(run, job, judge, configured_pairs(run, job, judge))
         write_json_atomic(folder / NAME, {"model": str(place), "hash": judge.hash})
+    found = {name: one.quality for name, one in judged.items()}
     return ["", *all_lines(pair_tables(found)), f"results: {folder}"]
 
 

@@ -23,6 +23,7 @@ from evals.prompts import ScoreFunction
 from evals.samples import cached_json
 from evals.stats import Resampling
 from evals.task import item_ids
+from evals.tasks.preference import pairs_of
 
 if TYPE_CHECKING:
     from reward.audit import Sampling
@@ -90,22 +91,23 @@ def audit_reward(
     sets = {HELD_OUT: pair_entry(judge, HELD_OUT, COLUMNS, pairs, record)}
     sets |= configured_pairs(config, job, judge)
     judged = judge_sets(config, replace(job, folder=job.folder / "reward"), judge, sets)
+    qualities = {name: one.quality for name, one in judged.items()}
     path = job.folder / "reward" / "audit.json"
     stored: dict[str, Any] | None = cached_json(path, key)
     if stored is not None:
-        return stored | {"pairs": judged}
+        return stored | {"pairs": qualities}
     from reward.evaluate import evaluate_reward
 
     job.progress.note(f"auditing the reward model on {len(pairs)} pairs")
     audit = evaluate_reward(
         rewards.raw(),
-        pairs,
+        replace(pairs_of(judged[HELD_OUT].result), rows=pairs),
         bias_rows,
         groups=[name for name in groups if name in known],
         resampling=resampling,
     )
     write_json_atomic(path, {"key": key, "value": audit})
-    return audit | {"pairs": judged}
+    return audit | {"pairs": qualities}
 
 
 def audit_stage(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from align.artifacts import StageJob, code_hash, write_json_atomic
 from align.config import RunConfig
@@ -39,6 +39,13 @@ class Judge:
     """Of its weights."""
 
 
+class Judged(NamedTuple):
+    """What a set says about the reward model, and the scores that say it."""
+
+    quality: dict[str, Any]
+    result: TaskResult
+
+
 def pair_entry(
     judge: Judge, name: str, by: tuple[str, ...], rows: list[Any], record: Mapping[str, Any]
 ) -> Entry:
@@ -62,7 +69,7 @@ def configured_pairs(config: RunConfig, job: StageJob, judge: Judge) -> dict[str
 
 def judge_sets(
     config: RunConfig, job: StageJob, judge: Judge, sets: Mapping[str, Entry]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Judged]:
     """What the sets say about the reward model, by name; scores come from disk if up to date.
 
     Each set leaves its scores, its checks and `result.json` in `job.folder / name`.
@@ -84,7 +91,7 @@ def judge_sets(
         signature = f"{entry.signature(config.seed)}|model:{judge.hash[:12]}"
         head = {"name": name, "kind": KIND, "signature": signature, "missing": 0}
         write_json_atomic(job.folder / name / RESULT, head | content)
-        found[name] = content
+        found[name] = Judged(content, result)
     return found
 
 

@@ -70,7 +70,7 @@ class Pairs:
 
 def evaluate_reward(
     model: RewardFunction,
-    pairs: Sequence[Mapping[str, Any]],
+    scored: Pairs,
     bias_rows: Mapping[str, Sequence[Mapping[str, Any]]],
     *,
     groups: Sequence[str] = (),
@@ -80,7 +80,7 @@ def evaluate_reward(
 
     Args:
         model: Raw or normalised scores; effects do not depend on which.
-        pairs: Held-out preference pairs.
+        scored: Held-out preference pairs with its scores (`score_pairs`).
         bias_rows: Task -> items in the counterfactual format.
         groups: Columns of the pairs to split the accuracy by, where a pair has them.
         resampling: Confidence, draws and seed.
@@ -92,9 +92,8 @@ def evaluate_reward(
         UserError: No pairs, items in another format, or scores without spread.
     """
     resampling = resampling or Resampling()
-    if not pairs:
+    if not scored.rows:
         raise UserError("no held-out pairs", where="reward", remedy="raise data.holdout")
-    scored = score_pairs(model, pairs)
     scores = np.concatenate([scored.chosen, scored.rejected])
     mean, std = float(scores.mean()), float(scores.std())
     if not std > 0:

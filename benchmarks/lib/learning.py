@@ -67,9 +67,10 @@ def learning(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
 
 
 def paired(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
-    """Held-out scores (ours, peer), by prompt: means, their paired difference over prompts, KL.
+    """Held-out scores (ours, peer): means, their paired difference, KL.
 
-    Several seeds are averaged prompt by prompt first. Empty without held-out scores.
+    The difference's t interval is over seeds, whose prompts are averaged; of one seed it is over
+    prompts, and says nothing about another seed. Empty without held-out scores.
     """
     import numpy as np
 
@@ -77,11 +78,17 @@ def paired(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict
 
     if not pairs or not pairs[0][0]:
         return {}
-    ours, peer = (np.mean([pair[side]["score"] for pair in pairs], axis=0) for side in (0, 1))
+    scores = np.array([[side["score"] for side in pair] for pair in pairs])  # seed, side, prompt
+    ours, peer = scores.mean(axis=2).T
+    several = len(pairs) > 1
+    differences = ours - peer if several else scores[0, 0] - scores[0, 1]
     return {
         "ours": float(ours.mean()),
         "peer": float(peer.mean()),
-        "difference": asdict(mean_estimate(ours - peer)),
+        "ours_by_seed": ours.tolist(),
+        "peer_by_seed": peer.tolist(),
+        "difference": asdict(mean_estimate(differences)),
+        "over": "seeds" if several else "prompts",
         "kl_ours": float(np.mean([pair[0]["kl"] for pair in pairs])),
         "kl_peer": float(np.mean([pair[1]["kl"] for pair in pairs])),
     }

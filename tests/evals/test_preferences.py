@@ -48,7 +48,7 @@ def judge_rows(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         data = DataContext(root=None, world=None, seed=0)
         job = StageJob(tmp_path / name, {}, data, NullProgress())
         judge = Judge(lambda: reward, name * 3)
-        return judge_sets(config, job, judge, configured_pairs(config, job, judge))["mine"]
+        return judge_sets(config, job, judge, configured_pairs(config, job, judge))["mine"].quality
 
     return run
 

@@ -16,8 +16,15 @@ from align.data.world import World
 from align.data.world_people import read_prompt, rule_score
 from align.errors import UserError
 from evals.stats import Resampling
-from reward.evaluate import Pairs, audit_scores, evaluate_reward, length_correlation, pearson
-from reward.functions import token_count
+from reward.evaluate import (
+    Pairs,
+    audit_scores,
+    evaluate_reward,
+    length_correlation,
+    pearson,
+    score_pairs,
+)
+from reward.functions import RewardFunction, token_count
 
 FEW = Resampling(resamples=300)
 
@@ -37,6 +44,11 @@ PAIRS = [
 ]
 
 
+def evaluated(model: RewardFunction, pairs: Sequence[Any], *rest: Any, **more: Any) -> Any:
+    """The reward model asked about the pairs, and what its scores say."""
+    return evaluate_reward(model, score_pairs(model, pairs), *rest, **more)
+
+
 def number_reward(
     prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
 ) -> list[float]:
@@ -45,7 +57,7 @@ def number_reward(
 
 
 def test_accuracy_and_the_length_shortcut_by_hand() -> None:
-    found = evaluate_reward(token_count("yes"), PAIRS, {}, resampling=FEW)
+    found = evaluated(token_count("yes"), PAIRS, {}, resampling=FEW)
     assert found["accuracy"]["value"] == pytest.approx(3 / 5)
     assert found["longer_wins"]["value"] == pytest.approx(2 / 5)
     low, high = proportion_confint(3, 5, method="wilson")
@@ -67,7 +79,7 @@ def test_length_correlation_equals_scipys() -> None:
         f"{x:.{d}f}" for x, d in zip(rng.normal(5, 2, 80), rng.integers(1, 8, 80), strict=True)
     ]
     pairs = [make_pair(a, b) for a, b in zip(numbers[:40], numbers[40:], strict=True)]
-    found = evaluate_reward(number_reward, pairs, {}, resampling=FEW)["length_correlation"]
+    found = evaluated(number_reward, pairs, {}, resampling=FEW)["length_correlation"]
     expected = distributions.pearsonr([float(x) for x in numbers], [len(x) for x in numbers])
     assert found["value"] == pytest.approx(expected.statistic)
     assert found["low"] < found["value"] < found["high"]
@@ -87,9 +99,7 @@ def test_length_correlation_is_exact_far_from_zero_and_undefined_without_spread(
 
 
 def test_accuracy_by_group_counts_the_unknown() -> None:
-    found = evaluate_reward(token_count("yes"), PAIRS, {}, groups=["origin"], resampling=FEW)[
-        "groups"
-    ]
+    found = evaluated(token_count("yes"), PAIRS, {}, groups=["origin"], resampling=FEW)["groups"]
     counts = {row["group"]: (row["numerator"], row["denominator"]) for row in found}
     assert counts == {"north": (2, 2), "south": (1, 2), "unknown": (0, 1)}
     assert {row["flag"] for row in found} == {"n < 30"}
@@ -107,7 +117,7 @@ def test_a_planted_offset_is_found_at_its_size_and_only_where_it_is(offset: floa
 
     items = [row for row in world.counterfactual(480) if row["measure"] == "tone"]
     pairs = world.heldout_preferences(60)
-    found = evaluate_reward(planted, pairs, {"people": items}, resampling=FEW)
+    found = evaluated(planted, pairs, {"people": items}, resampling=FEW)
     spread = found["score_std"]
     for row in found["bias"]:
         by_gender = row["attribute"] == "gender" and not row["control"]
@@ -178,6 +188,6 @@ def test_dialogue_items_are_asked_as_conversations() -> None:
 
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(UserError, match="no held-out pairs"):
-        evaluate_reward(token_count("yes"), [], {})
+        evaluated(token_count("yes"), [], {})
     with pytest.raises(UserError, match="all scores are equal"):
-        evaluate_reward(token_count("never"), PAIRS, {})
+        evaluated(token_count("never"), PAIRS, {})
