@@ -7,8 +7,8 @@
 Trains by `align reward` (a finished stage is used as it is), then scores every pair of the test
 part, none left out for its length, and of four further sets that it never saw.
 
-The last line is one JSON object: `accuracy`, `low`, `high` and `n` on the helpful test pairs, and
-`baseline`, the share in which the longer response (in characters) is the chosen one; `sets` has the
+The last line is one JSON object: `accuracy`, `low`, `high` and `n` on the first set, the helpful
+test pairs unless `--sets` says otherwise, and `baseline`, the share in which the longer response (in characters) is the chosen one; `sets` has the
 same for all sets, each with the paired difference to the baseline.
 """
 
@@ -117,7 +117,9 @@ def main() -> None:
         "training": {"seconds": manifest["seconds"], "metrics": manifest["metrics"]},
         **provenance(None),
     }
-    name = "-".join(["reward_hh", *(text.replace("=", "-") for text in chosen.overrides)])
+    others = chosen.sets if chosen.sets[0] != next(iter(SETS)) else []
+    parts = (text.replace("=", "-") for text in (*chosen.overrides, *others))
+    name = "-".join(["reward_hh", *parts])
     finish(result, name if chosen.save else None)
 
 
