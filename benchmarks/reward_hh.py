@@ -8,8 +8,9 @@ Trains by `align reward` (a finished stage is used as it is), then scores every 
 part, none left out for its length, and of four further sets that it never saw.
 
 The last line is one JSON object: `accuracy`, `low`, `high` and `n` on the first set, the helpful
-test pairs unless `--sets` says otherwise, and `baseline`, the share in which the longer response (in characters) is the chosen one; `sets` has the
-same for all sets, each with the paired difference to the baseline.
+test pairs unless `--sets` says otherwise, and `baseline`, the share in which the longer response
+(in characters) is the chosen one; `sets` has the same for all sets, each with the paired difference
+to the baseline.
 """
 
 from __future__ import annotations
