@@ -119,7 +119,7 @@ def main() -> None:
             "held": paired([(a["held"], b["held"]) for a, b in pairs])
         }
         if finished is not None:  # its seconds are of another day
-            for timed in ("time_ratio", "time_ratios", "reached"):
+            for timed in ("time_ratio", "time_ratios", "reached", "common"):
                 del result[name][timed]
     result["curves"] = {
         name: [{"score": run["scores"], "seconds": run["ended"]} for run in runs]

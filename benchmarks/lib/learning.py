@@ -8,6 +8,7 @@ score and the peer was there before its end.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -45,7 +46,8 @@ def learning(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
     Returns:
         Last scores of both; their difference (ours minus peer) with its paired t interval over
         seeds; the ratios of time to the peer's last score, their median, and how many of our
-        runs reached it.
+        runs reached it. `common` has the same for one target of all seeds, the mean of the peer's
+        last scores: that of one seed is partly luck.
     """
     import numpy as np
 
@@ -62,7 +64,27 @@ def learning(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
         "time_ratio": statistics.median(ratios),
         "time_ratios": ratios,
         "reached": sum(value > 0 for value in ratios),
+        "common": to_target(pairs, statistics.fmean(peer for _, peer in last)),
         "seeds": len(pairs),
+    }
+
+
+def to_target(pairs: Sequence[tuple[Run, Run]], target: float) -> dict[str, Any]:
+    """Seconds that runs (ours, peer) needed to one score; None where it was not reached.
+
+    `time_ratio` is the ratio of the medians of the peer's seconds and ours, a run that never
+    reaches the score counting as infinitely long; None where that leaves it undefined.
+    """
+    ours, peer = ([seconds_to(pair[side], target) for pair in pairs] for side in (0, 1))
+    middle = [
+        statistics.median(math.inf if second is None else second for second in seconds)
+        for seconds in (ours, peer)
+    ]
+    return {
+        "target": target,
+        "seconds_ours": ours,
+        "seconds_peer": peer,
+        "time_ratio": middle[1] / middle[0] if all(map(math.isfinite, middle)) else None,
     }
 
 

@@ -57,3 +57,17 @@ def test_time_to_the_peers_last_score(lib: ModuleType) -> None:
     assert found["reached"] == 1
     assert found["last_score_ours"] == [0.5, 0.3]
     assert found["difference"]["value"] == pytest.approx((-0.1 - 0.3) / 2)
+    # both peers end at .6, so that is the common target: ours after 8 s and never
+    assert found["common"]["target"] == pytest.approx(0.6)
+    assert found["common"]["seconds_ours"] == [8.0, None]
+    assert found["common"]["time_ratio"] is None, "half of our runs never get there"
+
+
+def test_seconds_to_one_target_of_all_seeds(lib: ModuleType) -> None:
+    peer = {"scores": [0.0, 0.4, 0.6], "ended": [10.0, 20.0, 30.0]}
+    ours = {"scores": [0.1, 0.7, 0.5], "ended": [4.0, 8.0, 12.0]}
+    never = {"scores": [0.1, 0.2, 0.3], "ended": [4.0, 8.0, 12.0]}
+    found = lib.to_target([(ours, peer), (ours, never), (never, peer)], 0.4)
+    assert found["seconds_ours"] == [8.0, 8.0, None]
+    assert found["seconds_peer"] == [20.0, None, 20.0]
+    assert found["time_ratio"] == 20 / 8
