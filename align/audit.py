@@ -137,6 +137,7 @@ def _audit_run(
     from evals.privacy.documents import known_sets
 
     place = Path(subject).expanduser()
+    progress.note(f"settings: {place / 'config.yaml'}, with which the run was made")
     whole = load_run(place / "config.yaml", settings)
     run = _bias_alone(whole)
     stages = evaluated_stages(run)
