@@ -66,12 +66,12 @@ def write_page(folder: Path, audit: Audit) -> Path:
         title=str(subject["name"]),
         run=str(subject["name"]),
         made="",
-        purpose="An audit of bias on templates; it supports a judgement and replaces none.",
+        purpose="An audit of bias and privacy; it supports a judgement and replaces none.",
         outcome="",
         verdict="",
         sections=[
             Section("verdict", "Findings", [findings(audit)]),
-            Section("audit", "Audit on templates", audit_blocks(audit)),
+            Section("audit", "Bias", audit_blocks(audit)),
             Section("explanation", "Explanation", explanation_blocks(audit), NO_CASES),
             Section("privacy", "Privacy", privacy_blocks(audit.get("privacy")), UNKNOWN),
             Section("method", "Limits", [Bullets(LIMITS)]),
@@ -154,31 +154,50 @@ def largest_table(rows: Sequence[Entry], caption: str) -> Table:
 
 
 def effect_table(
-    rows: Sequence[Entry], caption: str, q: Mapping[int, float], *, folded: bool = False
+    rows: Sequence[Entry],
+    caption: str,
+    q: Mapping[int, float],
+    *,
+    folded: bool = False,
+    signed: bool = True,
 ) -> Table:
-    """One line an effect: what, between whom, n, value with interval, p and q."""
+    """One line an effect: what, between whom, n, value with interval, p and q.
+
+    Args:
+        rows: Rows of the ledger's `bias`, or of the reward model's tables.
+        caption: Above the table.
+        q: By the rows' ids.
+        folded: Whether the table starts closed.
+        signed: Whether 0 means no effect; shares are above it whatever the model does.
+    """
     shown = []
     for row in rows:
         scale = Scale([row.get(key) for key in ("value", "low", "high")])
         flag = "control" if row["control"] else ""
-        mark = ("false alarm" if flag else "not 0",) if excludes_zero(row) else ()
+        mark = ("false alarm" if flag else "not 0",) if signed and excludes_zero(row) else ()
+        task = f"{row['task']}: " if row.get("task") else ""
+        below = scale.interval(row["low"], row["high"]), str(row.get("flag") or "")
         cells = (
-            Cell(bias_label(row), flags=(flag,) if flag else (), tone="muted"),
+            Cell(
+                f"{task}{bias_label(row)}",
+                (f"in {row['unit']}",) if row["unit"] else (),
+                flags=(flag,) if flag else (),
+                tone="muted",
+            ),
             Cell(bias_groups(row)),
             Cell(f"{count(row['n'])} ({count(row['clusters'])})", numeric=True),
             Cell(
                 number(row["value"], scale.places, sign="+"),
-                (scale.interval(row["low"], row["high"]),),
+                tuple(note for note in below if note),
                 finite(row["value"]),
-                mark if row["unit"] != "share" else (),
+                mark,
                 "warn",
                 numeric=True,
             ),
             Cell(tested(row.get("p"), q.get(id(row))), numeric=True),
         )
         shown.append(Row(cells, "control" if flag else ""))
-    unit = rows[0]["unit"] if rows else ""
-    header = ("Measure, attribute", "Groups", "n (templates)", f"Value, {unit}", "p, q")
+    header = ("Measure, attribute", "Groups", "n (clusters)", "Value", "p, q")
     return Table(caption, header, tuple(shown), "Nothing was measured.", (), folded)
 
 
@@ -189,10 +208,10 @@ def findings(audit: Audit) -> Bullets:
 
 def audit_section(audit: Audit) -> Section:
     """The section of a run's report."""
-    empty = "The run was not audited on templates: `align audit RUN` does it."
+    empty = "The run was not audited: `align audit RUN` does it."
     parts = audit_blocks, explanation_blocks, lambda found: privacy_blocks(found.get("privacy"))
     blocks = [findings(audit), *(b for part in parts for b in part(audit))] if audit else []
-    return Section("audit", "Audit on templates", blocks, empty)
+    return Section("audit", "Audit", blocks, empty)
 
 
 def audit_blocks(audit: Audit) -> list[Block]:
@@ -225,7 +244,8 @@ def reward_part(audit: Audit) -> list[Block]:
     )
     for caption, rows in tables:
         q = q_values([row for row in rows if not row["control"]])
-        blocks.append(effect_table(rows, caption, q, folded=len(rows) > LARGEST))
+        signed = rows is not reward["flips"]
+        blocks.append(effect_table(rows, caption, q, folded=len(rows) > LARGEST, signed=signed))
     moved = "Reward model: which words move the score in the largest cases"
     blocks.append(case_table(reward["cases"], moved, "scores, sd"))
     if reward.get("groups"):

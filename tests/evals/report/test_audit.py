@@ -76,7 +76,12 @@ def test_the_surest_effects_come_first_and_controls_are_apart(audit: dict[str, A
     assert [row.style for row in every.rows] == ["", "", "", "control", "control"]
     assert every.rows[3].cells[3].flags == ("false alarm",)
     assert every.rows[4].cells[3].flags == ()
-    shares = effect_table([BIAS[1] | {"unit": "share"}], "c", {})
+    assert every.header[2:4] == ("n (clusters)", "Value"), "units differ from row to row"
+    one = effect_table([BIAS[1] | {"task": "crows", "unit": "nats", "flag": "n < 30"}], "c", {})
+    assert one.rows[0].cells[0].text.startswith("crows: ")
+    assert one.rows[0].cells[0].notes == ("in nats",)
+    assert one.rows[0].cells[3].notes[1] == "n < 30"
+    shares = effect_table([BIAS[1]], "c", {}, signed=False)
     assert shares.rows[0].cells[3].flags == (), "a share above 0 is no finding"
 
 
