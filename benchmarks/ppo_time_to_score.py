@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.finished import CACHE, run_work
-from lib.learning import learning, paired
+from lib.learning import learning, paired, to_target
 from lib.side_by_side import finish, provenance, run_worker
 from workers.work import Work
 
@@ -48,6 +48,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--ours", nargs="+", default=[], metavar="KEY=VALUE", help="of PPOConfig")
+    parser.add_argument("--target", type=float, help="a score: seconds that each needs to it")
     parser.add_argument("--save", action="store_true", help="write it to benchmarks/results/")
     chosen = parser.parse_args(words)
     return chosen
@@ -118,9 +119,11 @@ def main() -> None:
         result[name] = learning(pairs) | {
             "held": paired([(a["held"], b["held"]) for a, b in pairs])
         }
+        if chosen.target is not None:
+            result[name]["target"] = to_target(pairs, chosen.target)
         if finished is not None:  # its seconds are of another day
-            for timed in ("time_ratio", "time_ratios", "reached", "common"):
-                del result[name][timed]
+            for timed in ("time_ratio", "time_ratios", "reached", "common", "target"):
+                result[name].pop(timed, None)
     result["curves"] = {
         name: [{"score": run["scores"], "seconds": run["ended"]} for run in runs]
         for name, runs in reports.items()
