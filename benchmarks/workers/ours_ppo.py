@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast, PrinterCallback
+from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from workers.measure import (
     Recorder,
     as_ids,
@@ -62,12 +62,13 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
     return own | work.trainer_arguments
 
 
-def train(work: Work, folder: str) -> tuple[Recorder, dict[str, list[float]]]:
-    """Train, and return what was recorded and the scores on held-out prompts."""
+def make_trainer(
+    work: Work, folder: str, callbacks: Sequence[TrainerCallback]
+) -> tuple[PPOTrainer, SharedBase]:
+    """Our trainer of the work, and the base that its parts share."""
     shared = SharedBase(load_policy(work))
     vocabulary = shared.config.vocab_size
     tokenizer = id_tokenizer(vocabulary, pad_id=0, eos_id=work.eos)
-    recorder = Recorder("score/mean", phases)
     trainer = PPOTrainer(
         model=shared,
         reward_funcs=(
@@ -79,12 +80,19 @@ def train(work: Work, folder: str) -> tuple[Recorder, dict[str, list[float]]]:
         train_dataset=[{"prompt": as_text(ids)} for ids in load_prompts(work.prompts)],
         processing_class=tokenizer,
         peft_config=LoraConfig(r=work.lora_r, alpha=work.lora_alpha),
-        callbacks=[recorder],
+        callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
+    return trainer, shared
+
+
+def train(work: Work, folder: str) -> tuple[Recorder, dict[str, list[float]]]:
+    """Train, and return what was recorded and the scores on held-out prompts."""
+    recorder = Recorder("score/mean", phases)
+    trainer, shared = make_trainer(work, folder, [recorder])
     trainer.train()
     with shared.active("policy"):
-        return recorder, held_scores(shared.causal, work, vocabulary)
+        return recorder, held_scores(shared.causal, work, shared.config.vocab_size)
 
 
 if __name__ == "__main__":
