@@ -1,0 +1,37 @@
+"""The profile of an update, at its smallest size."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_phase_takes_longer_than_it_must() -> None:
+    words = [
+        "--size",
+        "tiny",
+        "--device",
+        "cpu",
+        "--updates",
+        "3",
+        "--batch",
+        "8",
+        "--micro-batch",
+        "8",
+    ]
+    command = [sys.executable, "benchmarks/ppo_profile.py", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert list(found["phases"]) == ["sample", "score", "measure", "optimise"]
+    for phase in found["phases"].values():
+        assert 0 < phase["least_seconds"] < phase["seconds"]
+    tokens = {
+        name: round(p["tokens_per_second"] * p["seconds"]) for name, p in found["phases"].items()
+    }
+    # 8 responses of 32 tokens to prompts of 24, four epochs
+    assert tokens == {"sample": 256, "score": 448, "measure": 448, "optimise": 1792}
+    operators = found["operators_seconds"]
+    assert {"aten::mm", "all others"} < set(operators)
+    assert min(operators.values()) > 0
