@@ -9,18 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_phase_takes_longer_than_it_must() -> None:
-    words = [
-        "--size",
-        "tiny",
-        "--device",
-        "cpu",
-        "--updates",
-        "3",
-        "--batch",
-        "8",
-        "--micro-batch",
-        "8",
-    ]
+    words = ["--size=tiny", "--device=cpu", "--updates=3", "--batch=8", "--micro-batch=8"]
     command = [sys.executable, "benchmarks/ppo_profile.py", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
