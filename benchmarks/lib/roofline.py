@@ -114,15 +114,15 @@ def needs(model: Model, update: Update) -> dict[str, Need]:
 
 def measured_machine(device: str, dtype: torch.dtype) -> Machine:
     """The machine's rates: the fastest of a few large products, and of reading a large tensor."""
-    side, numbers = (8192, 2**30) if device == "cuda" else (2048, 2**27)
+    side, size = (8192, 2**30) if device == "cuda" else (2048, 2**27)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    long = torch.ones(numbers // dtype.itemsize, dtype=dtype, device=device)
+    long = torch.ones(size // 4, device=device)
 
     def fastest(work: Callable[[], object]) -> float:
         return min(_seconds(work, device) for _ in range(8))
 
     by = min(fastest(lambda: torch.mm(a, b)), fastest(lambda: product(a, b)))
-    return Machine(2 * side**3 / by, numbers / fastest(lambda: long.amax()))
+    return Machine(2 * side**3 / by, size / fastest(lambda: long.amax()))
 
 
 def _seconds(work: Callable[[], object], device: str) -> float:
