@@ -77,10 +77,19 @@ def difference_cell(row: Entry | None, scale: Scale, better: str, q: float | Non
     tone: Tone = ""
     if excludes_zero(row):
         flags, tone = _direction(better, row["low"] > 0)
+        notes.append(_least_p(row))
     elif (row.get("mde") or 0) > 0:
         notes.append(f"detectable: {scale.difference(row['mde']).lstrip('+')}")
     shown = tuple(note for note in notes if note)
     return Cell(scale.difference(value), shown, finite(value), flags, tone, numeric=True)
+
+
+def _least_p(row: Entry) -> str:
+    """Why p stays above .05 where the interval leaves 0: few units have few permutations."""
+    units = row.get("units") or 0
+    if "permutation" not in (row.get("test") or "") or not 0 < units <= 5:
+        return ""
+    return f"p of {units} units is at least {2 ** (1 - units):.3f}".replace("0.", ".")
 
 
 def difference_scale(row: Entry, levels: Scale) -> Scale:

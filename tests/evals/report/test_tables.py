@@ -1,5 +1,6 @@
 """Tables from small ledgers written by hand."""
 
+import numpy as np
 import pytest
 
 from evals.report.groups import difference_table, group_tables, unknown_sentence
@@ -7,6 +8,8 @@ from evals.report.reward import bias_table as reward_bias_table
 from evals.report.reward import reward_blocks, sentences
 from evals.report.robustness import robustness_table
 from evals.report.tables import bias_table, capability_table, q_values, stage_pairs
+from evals.significance import sign_flip
+from evals.stats import Resampling
 
 M = "\N{MINUS SIGN}"
 
@@ -65,6 +68,19 @@ def test_a_clear_difference_is_named_by_its_direction(better, sign, flag):
     cell = by_head(capability_table(ledger))["acc"][-1]
     assert cell.flags == (flag,)
     assert not any("detectable" in note for note in cell.notes)
+
+
+@pytest.mark.parametrize(("units", "said"), [(4, [".125"]), (5, [".062"]), (6, [])])
+def test_few_units_cannot_have_a_small_p(units, said):
+    # all changes of one sign: no exchange of models is more extreme
+    least = sign_flip(np.arange(1.0, units + 1), None, Resampling())
+    assert (least > 0.05) is bool(said)
+    row = change(0.02, 0.01, 0.03) | {"test": "permutation", "units": units, "p": least}
+    levels = [estimate(stage, 0.5, 0.4, 0.6) for stage in ("sft", "ppo")]
+    cell = by_head(capability_table(two_stages(estimates=levels, comparisons=[row])))["acc"][-1]
+    found = [note for note in cell.notes if "at least" in note]
+    assert found == [f"p of {units} units is at least {p}" for p in said]
+    assert all(f"{least:.3f}".endswith(p) for p in said)
 
 
 def test_what_was_not_measured_is_said():
