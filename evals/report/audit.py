@@ -18,7 +18,7 @@ from evals.report.forest import forest_blocks
 from evals.report.groups import group_table
 from evals.report.layout import Block, Bullets, Cell, Row, Section, Table, Text
 from evals.report.lines import table_lines
-from evals.report.numbers import MINUS, Scale, count, finite, number
+from evals.report.numbers import MINUS, Scale, count, finite, number, tested
 from evals.report.privacy import privacy_blocks, privacy_sentences
 from evals.report.render import Page, render_html, render_markdown
 from evals.report.tables import (
@@ -28,7 +28,6 @@ from evals.report.tables import (
     bias_table,
     excludes_zero,
     q_values,
-    tested,
 )
 
 Audit = Mapping[str, Any]

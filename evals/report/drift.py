@@ -12,8 +12,8 @@ from evals.bias.association import families
 from evals.evidence import is_number
 from evals.report.figures import GLYPHS, Mark, curve_panel
 from evals.report.layout import Block, Bullets, Cell, Figure, Figures, Row, Table
-from evals.report.numbers import MINUS, Scale, count, finite, number, p_value
-from evals.report.tables import Entry, bias_groups, bias_label, excludes_zero, q_values, tested
+from evals.report.numbers import MINUS, Scale, count, finite, number, p_value, tested
+from evals.report.tables import Entry, bias_groups, bias_label, excludes_zero, q_values
 
 Drift = Mapping[str, Any]
 TITLE = "Does the reward model's preference predict the policy's drift?"

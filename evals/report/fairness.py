@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from evals.report.layout import Cell, Row, Table
-from evals.report.numbers import MINUS, Scale, count, finite, number
-from evals.report.tables import Entry, Ledger, tested
+from evals.report.numbers import MINUS, Scale, count, finite, number, tested
+from evals.report.tables import Entry, Ledger
 
 NAMES = {
     "selection_rate": "selection rate (demographic parity)",

@@ -13,8 +13,8 @@ from typing import Any
 from evals.bias.fairness import NAMELESS
 from evals.evidence import find, is_number
 from evals.report.layout import Cell, Row, Table
-from evals.report.numbers import MINUS, Scale, count, finite, is_proportion
-from evals.report.tables import Entry, Ledger, amount, scale_of, tested
+from evals.report.numbers import MINUS, Scale, count, finite, is_proportion, tested
+from evals.report.tables import Entry, Ledger, amount, scale_of
 
 SMALL = 30
 """Items below which a group's rate is flagged."""

@@ -98,6 +98,19 @@ def p_value(p: float | None) -> str:
     return f"p = {p:.3f}".replace("= 0.", "= .") if p < 0.9995 else "p = 1"
 
 
+def tested(p: float | None, q: float | None) -> str:
+    """A p-value and its adjusted form, as far as they are there."""
+    adjusted = p_value(q)
+    return ", ".join(part for part in (p_value(p), adjusted and f"q{adjusted[1:]}") if part)
+
+
+def least_p(test: str | None, units: int | None) -> str:
+    """Why p stays above .05 whatever the change: few units have few permutations; else empty."""
+    if units is None or not 0 < units <= 5 or "permutation" not in (test or ""):
+        return ""
+    return f"p of {units} units is at least {2 ** (1 - units):.3f}".replace("0.", ".")
+
+
 def count(n: float | None) -> str:
     """A whole number with thousands separators."""
     return f"{round(n):,}" if is_number(n) else NONE

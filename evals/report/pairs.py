@@ -8,8 +8,8 @@ from typing import Any
 
 from evals.report.figures import GLYPHS, Mark, bar_panel, curve_panel
 from evals.report.layout import Block, Cell, Figure, Figures, Row, Table
-from evals.report.numbers import MINUS, Scale, count, number, p_value
-from evals.report.tables import Entry, level_cell, tested
+from evals.report.numbers import MINUS, Scale, count, number, p_value, tested
+from evals.report.tables import Entry, level_cell
 
 Sets = Mapping[str, Mapping[str, Any]]
 PERCENT = Scale([], percent=True)

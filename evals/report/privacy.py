@@ -7,8 +7,8 @@ from typing import Any
 
 from evals.evidence import is_number
 from evals.report.layout import Block, Bullets, Cell, Row, Table
-from evals.report.numbers import Scale, count, finite, number
-from evals.report.tables import Entry, tested
+from evals.report.numbers import Scale, count, finite, number, tested
+from evals.report.tables import Entry
 
 Privacy = Mapping[str, Any]
 SMALL = 30

@@ -14,7 +14,16 @@ from evals.bias.scorer_bias import KIND as SCORERS
 from evals.evidence import find, is_number
 from evals.multiplicity import benjamini_hochberg
 from evals.report.layout import Cell, Row, Table, Tone
-from evals.report.numbers import MINUS, Scale, count, finite, is_proportion, number, p_value
+from evals.report.numbers import (
+    MINUS,
+    Scale,
+    count,
+    finite,
+    is_proportion,
+    least_p,
+    number,
+    tested,
+)
 
 Ledger = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -61,12 +70,6 @@ def excludes_zero(row: Entry) -> bool:
     return is_number(low) and is_number(high) and (low > 0 or high < 0)
 
 
-def tested(p: float | None, q: float | None) -> str:
-    """A p-value and its adjusted form, as far as they are there."""
-    adjusted = p_value(q)
-    return ", ".join(part for part in (p_value(p), adjusted and f"q{adjusted[1:]}") if part)
-
-
 def difference_cell(row: Entry | None, scale: Scale, better: str, q: float | None) -> Cell:
     """A paired difference: interval, p (and q), and what could have been found if nothing was."""
     if row is None:
@@ -77,19 +80,11 @@ def difference_cell(row: Entry | None, scale: Scale, better: str, q: float | Non
     tone: Tone = ""
     if excludes_zero(row):
         flags, tone = _direction(better, row["low"] > 0)
-        notes.append(_least_p(row))
+        notes.append(least_p(row.get("test"), row.get("units")))
     elif (row.get("mde") or 0) > 0:
         notes.append(f"detectable: {scale.difference(row['mde']).lstrip('+')}")
     shown = tuple(note for note in notes if note)
     return Cell(scale.difference(value), shown, finite(value), flags, tone, numeric=True)
-
-
-def _least_p(row: Entry) -> str:
-    """Why p stays above .05 where the interval leaves 0: few units have few permutations."""
-    units = row.get("units") or 0
-    if "permutation" not in (row.get("test") or "") or not 0 < units <= 5:
-        return ""
-    return f"p of {units} units is at least {2 ** (1 - units):.3f}".replace("0.", ".")
 
 
 def difference_scale(row: Entry, levels: Scale) -> Scale:
