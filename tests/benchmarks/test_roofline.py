@@ -110,6 +110,10 @@ def test_passes_and_epochs(lib: ModuleType, model: LlamaForCausalLM) -> None:
     assert again["measure"].operations == counted(reference) + counted(spoken)
     assert once["optimise"].operations == counted(policy)
     assert again["optimise"].operations == 3 * once["optimise"].operations
+    # all weights in float32: once a pass, in an epoch forward and backward
+    weights = 4 * (sizes.linear + 160 * 48)
+    read = [again[name].read / weights for name in ("score", "measure", "optimise")]
+    assert read == [1, 2, 6]
 
 
 def test_the_least_time_is_the_slower_of_two(lib: ModuleType) -> None:
