@@ -161,11 +161,17 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+SIDE_BY_SIDE = ("run", "score", "critic", "rounds", "seeds")
+SIDE_BY_SIDE += ("ours_dtype", "peer_dtype", "ours_args", "peer_args")
+"""Options that mean something only beside a peer."""
+
+
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line: that of the side-by-side, without the peer's."""
-    chosen = side_by_side_arguments(words)
-    if chosen.run is not None or chosen.score != "model":
-        raise SystemExit("ppo_profile.py knows no --run and no --score: it profiles the plain work")
+    chosen, plain = side_by_side_arguments(words), side_by_side_arguments(["--size=tiny"])
+    for name in SIDE_BY_SIDE:
+        if getattr(chosen, name) != getattr(plain, name):
+            raise SystemExit(f"ppo_profile.py has no --{name.replace('_', '-')}: there is no peer")
     if chosen.updates < 3:
         raise SystemExit("--updates must be 3 or more: one warms up, one is profiled")
     return chosen

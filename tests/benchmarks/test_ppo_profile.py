@@ -26,3 +26,11 @@ def test_phases_their_tokens_and_operators() -> None:
     operators = found["operators_seconds"]
     assert {"aten::mm", "all others"} < set(operators)
     assert min(operators.values()) > 0
+
+
+@pytest.mark.parametrize("words", [["--updates=2"], ["--rounds=5"], ["--peer-dtype=bfloat16"]])
+def test_options_that_would_do_nothing_are_refused(words: list[str]) -> None:
+    command = [sys.executable, "benchmarks/ppo_profile.py", "--size=tiny", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].count(words[0].split("=")[0]) == 1
