@@ -1,7 +1,8 @@
-"""A key-value cache with room for what comes.
+"""Key-value caches with room for what comes.
 
 transformers' `DynamicCache` copies every key and value of every layer at each step. Here they stand
-in tensors with room for `ROOM` more tokens, so a step writes its own and a copy is rare.
+in tensors with room for `ROOM` more tokens, so a step writes its own and a copy is rare. A
+`StaticLayer` has room for all that will come, and each step the same shapes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,45 @@ class Layer(DynamicLayer):  # type: ignore[misc]
         self.keys = _append(self.keys, key_states)
         self.values = _append(self.values, value_states)
         return self.keys, self.values
+
+
+class StaticLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer of fixed size: what is not filled yet is 0 and must be masked.
+
+    Unlike transformers' layer of this name it takes over a filled one, lets rows leave, and all
+    layers share one place to write at.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, filled: DynamicLayer, size: int, place: Tensor) -> None:
+        """Keys and values of a layer (B, H, S, D), then zeros up to `size`.
+
+        Args:
+            filled: The layer to take over.
+            size: Tokens there is room for.
+            place: (1,) int64, where the next token's are written; whoever steps moves it on.
+        """
+        super().__init__()
+        self.lazy_initialization(filled.keys, filled.values)
+        self.keys, self.values = _sized(filled.keys, size), _sized(filled.values, size)
+        self._place = place
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the keys and values of one new token (B, H, 1, D); returns all, (B, H, size, D)."""
+        self.keys.index_copy_(-2, self._place, key_states)
+        self.values.index_copy_(-2, self._place, value_states)
+        return self.keys, self.values
+
+
+def _sized(filled: Tensor, size: int) -> Tensor:
+    """`filled` (B, H, S, D) followed by zeros, (B, H, size, D)."""
+    larger = filled.new_zeros(*filled.shape[:-2], size, filled.shape[-1])
+    larger[..., : filled.shape[-2], :] = filled
+    return larger
 
 
 def _append(filled: Tensor, new: Tensor) -> Tensor:

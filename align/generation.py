@@ -2,7 +2,8 @@
 
 One loop for PPO's rollouts, evaluation and chat: left-padded prompts, key-value cache, positions
 that do not depend on padding, the log-probability of every sampled token, and no waiting for
-finished rows - they leave the batch once an eighth of it is done.
+finished rows - they leave the batch once an eighth of it is done. On GPUs the cache is static and a
+step is one CUDA graph (`align.static`).
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from align.cache import roomy_cache
+from align.static import FEWEST, StaticSteps, can_be_static
 
-# Part of a batch that must be done before its rows leave: leaving copies the others' keys.
+# Part of a batch that must be done before its rows leave: leaving copies the others' keys, and
+# with a static cache their graph is recorded anew.
 _LEAVING = 0.125
+_LEAVING_STATIC = 0.5
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,14 @@ class Sampling:
         stop_ids: Token ids that end a response and belong to it.
         temperature: Divides the logits; 0 takes the most likely token.
         pad_id: Filler for left padding; never attended to.
+        static: Whether to step over a static cache, where the model can; None: on GPUs.
     """
 
     max_new_tokens: int
     stop_ids: frozenset[int]
     temperature: float = 1.0
     pad_id: int = 0
+    static: bool | None = None
 
 
 class Response(NamedTuple):
@@ -94,7 +100,9 @@ def generate(
         Responses in the order of the prompts. Log-probabilities are those of the distribution
         sampled from, that is at the sampling temperature.
     """
-    state = _Batch(model, prompts, shared, sampling.pad_id, probe)
+    filled = _Batch(model, prompts, shared, sampling.pad_id, probe)
+    static = _is_static(model, sampling)
+    state = filled.static(sampling.max_new_tokens) if static else filled
     tokens: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
     values: list[list[float]] = [[] for _ in prompts]
@@ -119,11 +127,18 @@ def generate(
         waiting = [i for i, row in enumerate(alive) if not done[row]]
         if not anyone(bool(waiting)) or step + 1 == sampling.max_new_tokens:
             break
-        if waiting and len(alive) - len(waiting) >= len(alive) * _LEAVING:
+        leaving = len(alive) - len(waiting)
+        if waiting and leaving >= len(alive) * (_LEAVING_STATIC if static else _LEAVING):
             chosen = chosen[state.keep(waiting)]
             alive = [alive[i] for i in waiting]
         state.step(chosen)
     return [Response(*row) for row in zip(tokens, logprobs, done, values, strict=True)]
+
+
+def _is_static(model: PreTrainedModel, sampling: Sampling) -> bool:
+    """Whether to step over a static cache: wanted, long enough, and the model can."""
+    wanted = model.device.type == "cuda" if sampling.static is None else sampling.static
+    return wanted and sampling.max_new_tokens >= FEWEST and can_be_static(model)
 
 
 def _draw(logits: Tensor, temperature: float, draws: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -160,7 +175,6 @@ class _Batch:
         probe: nn.Module | None,
     ) -> None:
         self.model, self.probe = model, probe
-        self.values: Tensor | None = None
         self.cache = roomy_cache(model)
         if shared:
             self.mask = torch.ones(1, shared, dtype=torch.int64, device=model.device)
@@ -172,6 +186,10 @@ class _Batch:
         ids, own = (x.to(model.device) for x in pad_left([p[shared:] for p in prompts], pad_id))
         self.mask = torch.cat([self.mask, own], dim=1)
         self._forward(ids, (self.mask.cumsum(-1) - 1).clamp_min(0)[:, shared:])
+
+    def static(self, steps: int) -> StaticSteps:
+        """The same rows over a static cache, for so many steps."""
+        return StaticSteps(self.read, self.cache, self.mask, self.logits, self.values, steps)
 
     def step(self, chosen: Tensor) -> None:
         """Append one token (B,) to every row."""
@@ -185,19 +203,24 @@ class _Batch:
         self.mask = self.mask[index]
         return index
 
-    def _forward(self, ids: Tensor, positions: Tensor) -> None:
-        """Run the model on new tokens (B, n) and keep the last logits (B, V)."""
+    def read(
+        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
+    ) -> tuple[Tensor, Tensor | None]:
+        """The last logits (B, V) and the probe's values (B,) of new tokens (B, n)."""
         inputs = {
             "input_ids": ids,
-            "attention_mask": self.mask,
+            "attention_mask": mask,
             "position_ids": positions,
-            "past_key_values": self.cache,
+            "past_key_values": cache,
             "use_cache": True,
         }
         if self.probe is None:
-            self.logits: Tensor = self.model(**inputs, logits_to_keep=1).logits[:, -1]
-            return
+            return self.model(**inputs, logits_to_keep=1).logits[:, -1], None
         hidden = self.model.base_model(**inputs).last_hidden_state[:, -1]
-        self.logits = self.model.get_output_embeddings()(hidden)
+        logits = self.model.get_output_embeddings()(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            self.values = self.probe(hidden.float()).squeeze(-1)
+            return logits, self.probe(hidden.float()).squeeze(-1)
+
+    def _forward(self, ids: Tensor, positions: Tensor) -> None:
+        """Run new tokens (B, n) over the cache."""
+        self.logits, self.values = self.read(ids, self.mask, positions, self.cache)

@@ -42,7 +42,7 @@ def _quick_layers(model: nn.Module) -> list[products.Linear | QuickLinear]:
     found = [m for m in model.modules() if isinstance(m, products.Linear | QuickLinear)]
     adapted = [m for m in found if isinstance(m, QuickLinear)]
     idle = {id(m) if m._disable_adapters else id(m.base_layer) for m in adapted}
-    return [m for m in found if id(m) not in idle and _whole(m.weight)]
+    return [m for m in found if id(m) not in idle and is_whole(m.weight)]
 
 
 def _weight(layer: products.Linear | QuickLinear) -> Tensor:
@@ -52,6 +52,6 @@ def _weight(layer: products.Linear | QuickLinear) -> Tensor:
     return layer.weight.detach().to(products.compute_type(layer.weight))
 
 
-def _whole(weight: Tensor) -> bool:
+def is_whole(weight: Tensor) -> bool:
     """Whether this process holds all of a weight."""
     return not isinstance(weight, DTensor) and weight.numel() > 0

@@ -17,7 +17,9 @@ for size in 135m 1b; do
         "$python" benchmarks/ppo_vs_trl.py --device cuda --size $size --dtype $dtype \
             --batch 64 --micro-batch 64 --response-length 64 --rounds 3 --updates 6 --save
     done
-    "$python" benchmarks/ppo_profile.py --device cuda --size $size --dtype bfloat16 \
-        --batch 64 --micro-batch 64 --response-length 64 --updates 6 --save
+    for arguments in '{}' '{"static_cache": false}'; do # a step as a CUDA graph, and without
+        "$python" benchmarks/ppo_profile.py --device cuda --size $size --dtype bfloat16 \
+            --batch 64 --micro-batch 64 --response-length 64 --updates 6 --ours-args "$arguments" --save
+    done
 done
 "$python" benchmarks/ppo_time_to_score.py --save

@@ -3,6 +3,7 @@
     python benchmarks/ppo_profile.py                              SmolLM2-135M, float32
     python benchmarks/ppo_profile.py --dtype bfloat16 --save
     python benchmarks/ppo_profile.py --size 1b --dtype bfloat16 --batch 64 --micro-batch 64
+    python benchmarks/ppo_profile.py --ours-args '{"static_cache": false}'    of our PPOConfig
 
 The work is that of `ppo_vs_trl.py`, without the peer. The least time of a phase follows from its
 products and the weights it reads (lib/roofline.py) at the rates that this machine shows just
@@ -17,7 +18,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -162,7 +163,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 SIDE_BY_SIDE = ("run", "score", "critic", "rounds", "seeds")
-SIDE_BY_SIDE += ("ours_dtype", "peer_dtype", "ours_args", "peer_args")
+SIDE_BY_SIDE += ("ours_dtype", "peer_dtype", "peer_args")
 """Options that mean something only beside a peer."""
 
 
@@ -180,9 +181,11 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Profile, print the table and the result."""
     chosen = arguments(sys.argv[1:])
-    result = measure(chosen_work(chosen))
+    result = measure(replace(chosen_work(chosen), extra=chosen.ours_args))
     print(table(result))
-    name = f"ppo_profile-{chosen.size}-{result['dtype']}-{result['device']}"
+    parts = ["ppo_profile", chosen.size, result["dtype"], result["device"]]
+    parts += [f"{name}={value}" for name, value in chosen.ours_args.items()]
+    name = "-".join(parts)
     finish(result, name if chosen.save else None)
 
 

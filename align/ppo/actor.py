@@ -34,6 +34,7 @@ def ppo_sampling(args: PPOConfig, tokenizer: PreTrainedTokenizerBase | None) -> 
         stop_ids=frozenset({int(tokenizer.eos_token_id)}),
         temperature=args.temperature,
         pad_id=int(tokenizer.pad_token_id),
+        static=args.static_cache,
     )
 
 

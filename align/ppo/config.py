@@ -40,6 +40,11 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc]  # transformers is unt
 
     total_episodes: int = _help("Responses sampled in all, over all processes.", 1024)
     generation_batch_size: int | None = _help("Responses sampled together; default: all.", None)
+    static_cache: bool | None = _help(
+        "Sample over a static cache, on GPUs a CUDA graph a step, where the model can; default: on "
+        "GPUs.",
+        None,
+    )
     num_ppo_epochs: int = _help("Epochs over one rollout.", 4)
     num_mini_batches: int = _help("Optimizer steps an epoch.", 1)
     max_prompt_length: int = _help("Longest prompt P in tokens; longer ones are left out.", 512)

@@ -12,10 +12,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_phases_their_tokens_and_operators() -> None:
     words = ["--size=tiny", "--device=cpu", "--updates=3", "--batch=8", "--micro-batch=8"]
+    words += ['--ours-args={"static_cache": true}']
     command = [sys.executable, "benchmarks/ppo_profile.py", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert list(found["phases"]) == ["sample", "score", "measure", "optimise"]
+    assert found["work"]["extra"] == {"static_cache": True}
     for phase in found["phases"].values():
         assert phase["of_roofline"] == pytest.approx(phase["least_seconds"] / phase["seconds"])
     tokens = {

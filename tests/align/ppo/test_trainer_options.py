@@ -16,6 +16,7 @@ from align.ppo.config import PPOConfig
 from align.ppo.rollout import Rollout
 from align.ppo.terms import Moments, RewardTerm
 from align.ppo.trainer import PPOTrainer
+from align.static import StaticSteps
 
 Make = Callable[..., PPOTrainer]
 Rows = Callable[[PPOTrainer], list[dict[str, float]]]
@@ -129,6 +130,25 @@ def test_recomputed_activations_change_nothing(
     assert widths[0] == widths[1]
     assert runs[1] == 2 * runs[0] > 0
     assert widths[0].count(1) == 2 * 5  # six tokens an update, the first from the prompt's pass
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_static_cache_changes_rounding_at_most(
+    make_trainer: Make, rows_logged: Rows, monkeypatch: pytest.MonkeyPatch, bf16: bool
+) -> None:
+    # What is sampled and learned, under autocast too, where weights are cast for every pass.
+    steps: list[int] = []
+    step = StaticSteps.step
+    monkeypatch.setattr(StaticSteps, "step", lambda *given: steps.append(1) or step(*given))
+    rows = []
+    for static in (False, True):
+        trainer = make_trainer(static_cache=static, response_length=12, bf16=bf16)
+        trainer.train()
+        rows.append(rows_logged(trainer))
+        assert bool(steps) is static
+    for one, other in zip(*rows, strict=True):
+        for name in ("score/mean", "kl/k1", "policy/entropy", "policy/loss", "value/loss"):
+            assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-3), name
 
 
 def test_scores_are_normalised_for_training_and_logged_raw(
