@@ -157,7 +157,9 @@ def continuations(
     ids = [encode_prompt(tokenizer, text) for text in texts]
     starts = [truncate_left(row[: 1 + len(row) // 3], context // 2) for row in ids]
     stops = frozenset({tokenizer.eos_token_id})
-    sampling = Sampling(context - max(map(len, starts)), stops, pad_id=tokenizer.pad_token_id)
+    sampling = Sampling(
+        context - max(map(len, starts)), stops, pad_id=tokenizer.pad_token_id, static=False
+    )
     drawn = generate(model, starts, sampling, torch.Generator().manual_seed(seed))
     return [
         {

@@ -203,7 +203,9 @@ def answers(
     ends = [max(i for i, m in enumerate(d) if m["role"] == "assistant") for d in dialogues]
     prompts = [dialogue[:end] for dialogue, end in zip(dialogues, ends, strict=True)]
     stops = frozenset({tokenizer.eos_token_id})
-    sampling = Sampling(SAMPLE_TOKENS, stops, temperature=0.0, pad_id=tokenizer.pad_token_id)
+    sampling = Sampling(
+        SAMPLE_TOKENS, stops, temperature=0.0, pad_id=tokenizer.pad_token_id, static=False
+    )
     drawn = generate(model, [encode_prompt(tokenizer, prompt) for prompt in prompts], sampling)
     return [
         {

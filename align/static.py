@@ -7,9 +7,7 @@ step are recorded, and each later step is one launch.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +15,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from align import attention
 from align.cache import Layer, StaticLayer, roomy_cache
+from align.graphs import recorded, runs_ahead
 from align.packing import is_whole
-
-logger = logging.getLogger(__name__)
 
 MULTIPLE = 8
 """The cache's length is a multiple of this: fused attention wants masks aligned."""
@@ -34,12 +31,12 @@ and, where a probe reads them, values (B,)."""
 def can_be_static(model: PreTrainedModel) -> bool:
     """Whether steps of the model may run over a static cache.
 
-    It must have whole weights, keep all keys, attend to them by torch's fused attention, take
-    positions from `position_ids` alone (rotary), and have no branch that looks at data, which
-    transformers says.
+    It must have its weights whole and on one device, keep all keys, attend to them by torch's fused
+    attention, take positions from `position_ids` alone (rotary), and have no branch that looks at
+    data, which transformers says.
     """
     return (
-        all(map(is_whole, model.parameters()))
+        all(is_whole(p) and p.device == model.device for p in model.parameters())
         and all(type(layer) is Layer for layer in roomy_cache(model).layers)
         and getattr(model.config, "_attn_implementation", None) in ("sdpa", attention.NAME)
         and bool(getattr(model, "_can_compile_fullgraph", False))
@@ -84,25 +81,29 @@ class StaticSteps:
         self._place = torch.tensor([old], device=mask.device)
         self._mask = torch.zeros(rows, 1, 1, size, dtype=torch.bool, device=mask.device)
         self._mask[..., :old] = mask[:, None, None].bool()
-        cache.layers = [StaticLayer(layer, size, self._place) for layer in cache.layers]
+        for i, layer in enumerate(cache.layers):  # one by one: both at once are twice the memory
+            cache.layers[i] = StaticLayer(layer, size, self._place)
         self._left = steps
-        self._steps = 0
-        self._run: Callable[[], object] = self._once
+        self._ahead: bool | None = None
+        self._replay: Callable[[], None] | None = None
 
     def step(self, chosen: Tensor) -> None:
         """Append one token (B,) to every row."""
         self._ids.copy_(chosen[:, None])
-        # the first step of a shape is an ordinary one: libraries set themselves up in it
-        if self._steps == 1 and self._left >= FEWEST:
-            self._run = recorded(self._once, self._ids.device)
-        self._run()
-        self._steps += 1
+        device = self._ids.device
+        if self._ahead is None:  # the first step of a shape; libraries set themselves up in it
+            self._ahead = runs_ahead(self._once, device)
+        else:
+            if self._replay is None and self._ahead and self._left >= FEWEST:
+                self._replay = recorded(self._once, device)
+                self._ahead = self._replay is not None
+            (self._replay or self._once)()
         self._left -= 1
 
     def keep(self, rows: list[int]) -> Tensor:
         """Drop all rows but these, and what was recorded; returns their indices."""
         index = torch.tensor(rows, device=self._ids.device)
-        self._steps, self._run = 0, self._once
+        self._ahead = self._replay = None
         self._ids, self._positions = self._ids[index], self._positions[index]
         self._mask, self.logits = self._mask[index], self.logits[index]
         self.values = None if self.values is None else self.values[index]
@@ -110,7 +111,7 @@ class StaticSteps:
         return index
 
     def _once(self) -> None:
-        """One pass over `_ids`; whatever changes is written where it stands."""
+        """One pass over `_ids`; what changes is written where it stands, the places last."""
         self._mask.index_fill_(-1, self._place, True)
         logits, values = self._read(self._ids, self._mask, self._positions, self._cache)
         self.logits.copy_(logits)
@@ -118,47 +119,3 @@ class StaticSteps:
             self.values.copy_(values)
         self._positions += 1
         self._place += 1
-
-
-def recorded(work: Callable[[], None], device: torch.device) -> Callable[[], Any]:
-    """What does `work` again: on a GPU its CUDA graph, elsewhere, or if that fails, itself."""
-    if device.type != "cuda" or _failed:
-        return work
-    try:
-        graph = torch.cuda.CUDAGraph()
-        with (
-            _no_casts_kept(device),
-            torch.cuda.graph(graph, pool=_pool(device), capture_error_mode="thread_local"),
-        ):
-            work()
-    except RuntimeError as error:
-        _failed.append(str(error))
-        logger.warning("sampling runs without CUDA graphs, its steps take longer: %s", error)
-        return work
-    _newest[device] = graph
-    return graph.replay
-
-
-_failed: list[str] = []
-"""Why recording failed in this process; it is not tried again."""
-_pools: dict[torch.device, Any] = {}
-_newest: dict[torch.device, torch.cuda.CUDAGraph] = {}
-"""The last graph of a device: kept, for it keeps the memory that all of them share."""
-
-
-def _pool(device: torch.device) -> Any:
-    """The memory that the graphs of a device share; only the newest of them still runs."""
-    if device not in _pools:
-        _pools[device] = torch.cuda.graph_pool_handle()
-    return _pools[device]
-
-
-def _no_casts_kept(device: torch.device) -> torch.autocast:
-    """Autocast as it is, but no cast weight outlives the recording, in whose memory it lies."""
-    kind = device.type
-    return torch.autocast(
-        kind,
-        dtype=torch.get_autocast_dtype(kind),
-        enabled=torch.is_autocast_enabled(kind),
-        cache_enabled=False,
-    )
