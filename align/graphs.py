@@ -48,6 +48,7 @@ def recorded(work: Work, device: torch.device) -> Work | None:
             _recorders[device] = _Recorder(device)
         return _recorders[device].record(work)
     except torch.OutOfMemoryError:
+        _recorders.pop(device, None)  # its memory too; a pool that no graph holds is not used again
         return None
     except RuntimeError as error:
         _failed.add(device)

@@ -1,6 +1,7 @@
 """Recording CUDA graphs without a GPU: what is done, and what happens when it cannot be."""
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 
@@ -58,14 +59,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     Graph.broken = False
     monkeypatch.setattr(graphs, "_recorders", {})
     monkeypatch.setattr(graphs, "_failed", set())
-    modes = ["default"]
+    modes, pools = ["default"], itertools.count(1)
     fakes: dict[str, object] = {
         "CUDAGraph": Graph,
         "Stream": Stream,
         "stream": entered,
         "device": entered,
         "current_stream": lambda device: Stream(),
-        "graph_pool_handle": lambda: "pool",
+        "graph_pool_handle": lambda: f"pool {next(pools)}",
         "get_sync_debug_mode": lambda: modes[-1],
         "set_sync_debug_mode": lambda mode: (modes.append(mode), events.append(f"mode {mode}")),
     }
@@ -89,7 +90,7 @@ def test_work_is_recorded_on_a_stream_of_its_own_and_replayed() -> None:
     replay = recorded(saying("work"), GPU)
     assert replay is not None
     assert events == [
-        "side waits for main", "on device", "on side", "begin in pool, thread_local", "work",
+        "side waits for main", "on device", "on side", "begin in pool 1, thread_local", "work",
         "end", "off side", "off device", "main waits for side",
     ]  # fmt: skip
     replay()
@@ -110,7 +111,10 @@ def test_what_breaks_is_said_once_and_leaves_the_stream(caplog: pytest.LogCaptur
 
 def test_want_of_memory_does_not_end_recording(caplog: pytest.LogCaptureFixture) -> None:
     assert recorded(failing(torch.OutOfMemoryError("out of memory")), GPU) is None
-    assert recorded(saying("work"), GPU) is not None
+    for _ in range(2):
+        assert recorded(saying("work"), GPU) is not None
+    begun = [event for event in events if event.startswith("begin")]
+    assert begun == [f"begin in pool {pool}, thread_local" for pool in (1, 2, 2)]
     assert not caplog.text
 
 
