@@ -1,8 +1,8 @@
 """Steps of sampling over tensors that never move, so that a GPU can replay one as a CUDA graph.
 
-A step over few rows is hundreds of small kernels, and starting them costs a GPU's host more than
-they take to run. With the cache, the mask and the positions in place, the kernels of the second
-step are recorded, and each later step is one launch.
+A step over few rows is hundreds of small kernels, and starting them can cost a GPU's host more than
+they take to run (not measured here: no GPU yet). With the cache, the mask and the positions in
+place, the kernels of the second step are recorded, and each later step is one launch.
 """
 
 from __future__ import annotations

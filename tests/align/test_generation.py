@@ -1,6 +1,7 @@
 """Sampling (docs/ppo.md items 1, 3): a loop without cache, exact probabilities, brute force."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,11 +85,14 @@ def test_left_padding_keeps_real_tokens_on_the_right() -> None:
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1], [0, 1, 1]]
 
 
+@pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("stops", [{1}, {2, 4, 6, 7}, set(range(0, V, 2)), set()])
-def test_greedy_responses_equal_a_loop_without_cache_or_padding(stops: set[int]) -> None:
+def test_greedy_responses_equal_a_loop_without_cache_or_padding(
+    stops: set[int], static: bool
+) -> None:
     # Item 1; the many stop sets end rows at different steps, so finished rows leave the batch.
     model = tiny_llama()
-    found = generate(model, PROMPTS, sampling(12, stops, 0))
+    found = generate(model, PROMPTS, replace(sampling(12, stops, 0), static=static))
     for prompt, response in zip(PROMPTS, found, strict=True):
         assert_same(response, greedy_by_hand(model, prompt, 12, stops))
 
